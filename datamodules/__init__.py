@@ -1,0 +1,27 @@
+"""Data: episode stores, collection, windows and the LightningDataModules that serve them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jepakit.datamodules.base import EpisodeDataModule, Generate
+    from jepakit.datamodules.pusht import PushT
+    from jepakit.datamodules.tworoom import TwoRoom
+
+_EXPORTS = {
+    "EpisodeDataModule": "jepakit.datamodules.base",
+    "Generate": "jepakit.datamodules.base",
+    "PushT": "jepakit.datamodules.pusht",
+    "TwoRoom": "jepakit.datamodules.tworoom",
+}
+__all__ = ["EpisodeDataModule", "Generate", "PushT", "TwoRoom"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (module attribute)
+    """Import an exported class on first use, so that importing this package costs nothing."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_EXPORTS[name]), name)

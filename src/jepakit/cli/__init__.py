@@ -1,0 +1,109 @@
+"""The command line: ``lightning`` and ``jepakit`` are the same program.
+
+This module stays light, so that ``--help`` answers at once and a missing extra is named instead of a traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jepakit import __version__
+
+
+@dataclass(frozen=True)
+class _Command:
+    """Where a subcommand lives (``module:function``), what it says of itself, and the extra it needs."""
+
+    target: str
+    summary: str
+    extra: str
+
+
+_COMMANDS = {
+    "fit": _Command("jepakit.cli.app:run", "train a world model from a configuration", "train"),
+    "validate": _Command("jepakit.cli.app:run", "losses on the validation episodes", "train"),
+    "test": _Command("jepakit.cli.app:run", "losses on the test episodes", "train"),
+    "predict": _Command("jepakit.cli.app:run", "latents and predictions of the test episodes", "train"),
+    "evaluate": _Command("jepakit.cli.app:run", "success rate of planning in the environment", "train"),
+    "demo": _Command("jepakit.cli.demo:run", "data, training, planning and a report in ten minutes", "train"),
+}
+_HELP = ("-h", "--help", "help")
+_TRACEBACK = "--traceback"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in _HELP:
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"jepakit {__version__}")
+        return 0
+    name = arguments[0]
+    if name not in _COMMANDS:
+        _complain(f"unknown command {name!r}; known commands: {', '.join(_COMMANDS)}")
+        return 2
+    wants_traceback = _TRACEBACK in arguments
+    arguments = [argument for argument in arguments if argument != _TRACEBACK]
+    command = _COMMANDS[name]
+    try:
+        return _load(command)(with_packaged_configs(arguments))
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+    except ModuleNotFoundError as error:
+        if wants_traceback or (error.name or "").startswith("jepakit"):
+            raise
+        _complain(f"'{name}' needs the module {error.name!r}; install it with: pip install 'jepakit[{command.extra}]'")
+        return 1
+    except Exception as error:  # noqa: BLE001 (the one place where errors meet the user)
+        if wants_traceback:
+            traceback.print_exc()
+        else:
+            _complain(f"{error or type(error).__name__}\n({type(error).__name__}; {_TRACEBACK} shows where it arose)")
+        return 1
+
+
+def with_packaged_configs(arguments: Sequence[str]) -> list[str]:
+    """Point ``-c configs/…`` at the packaged copy where the working directory has no such file."""
+    resolved = list(arguments)
+    for index, (flag, value) in enumerate(zip(arguments, arguments[1:], strict=False), start=1):
+        if flag in ("-c", "--config") and value.startswith("configs/") and not Path(value).exists():
+            packaged = Path(__file__).resolve().parent.parent / value
+            if packaged.is_file():
+                resolved[index] = os.fspath(packaged)
+    return resolved
+
+
+def _load(command: _Command) -> Callable[[list[str]], int]:
+    module, _, function = command.target.partition(":")
+    target: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
+    return target
+
+
+def _help() -> str:
+    width = max(map(len, _COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in _COMMANDS.items()]
+    return "\n".join(
+        [
+            f"jepakit {__version__}: JEPA world models, trained, planned with and measured.",
+            "",
+            "usage: lightning COMMAND [options]      (jepakit COMMAND is the same program)",
+            "",
+            *lines,
+            "",
+            "lightning COMMAND --help lists a command's options; --traceback shows where an error arose.",
+            "Start here: lightning demo",
+        ]
+    )
+
+
+def _complain(message: str) -> None:
+    print(f"lightning: error: {message}", file=sys.stderr)
