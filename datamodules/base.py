@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -12,7 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from jepakit.datamodules.collect import Collection, collect, make_env
+from jepakit.datamodules.collect import Collection, collect, load_class, make_env
 from jepakit.datamodules.hdf5 import HDF5Source
 from jepakit.datamodules.progress import progress_bar
 from jepakit.datamodules.store import MANIFEST, Codec, EpisodeSource, EpisodeStore
@@ -96,6 +97,17 @@ class Generate:
     workers: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """What a model's config must agree with: frame size, window, and width of one raw action."""
+
+    image_size: int
+    frame_skip: int
+    action_dim: int
+    history: int
+    predictions: int
+
+
 class EpisodeDataModule(L.LightningDataModule):
     """Windows of a data set, split by episode; the base of all data modules.
 
@@ -114,9 +126,11 @@ class EpisodeDataModule(L.LightningDataModule):
         seed: of the split and of the order of windows.
     """
 
-    #: ``module:Class`` of the environment and of the policy that collects in it, and the version of what they make.
+    #: The environment, the policy that collects in it and the one that solves it, as ``module:Class``; ``revision``
+    #: rises when one of the first two changes the data it makes.
     env: ClassVar[str | None] = None
     policy: ClassVar[str | None] = None
+    expert: ClassVar[str | None] = None
     revision: ClassVar[int] = 1
 
     def __init__(
@@ -146,6 +160,7 @@ class EpisodeDataModule(L.LightningDataModule):
         self.seed = seed
         self._shares = (val_share, test_share)
         self._source: EpisodeSource | None = None
+        self.prepare_seconds = 0.0  # spent on generating data
 
     @property
     def collection(self) -> Collection:
@@ -163,6 +178,11 @@ class EpisodeDataModule(L.LightningDataModule):
             revision=self.revision,
         )
 
+    @property
+    def state_names(self) -> tuple[str, ...] | None:
+        """Names of the columns of ``state``, where an environment is known."""
+        return None if self.env is None else load_class(self.env).state_names  # type: ignore[no-any-return]
+
     def locate(self) -> Path:
         """Where the data set is, or will be once generated."""
         if self.data is not None:
@@ -173,8 +193,10 @@ class EpisodeDataModule(L.LightningDataModule):
         """Generate the data set if none was given and it is not there yet, with a progress bar."""
         if self.data is not None:
             return
+        started = time.perf_counter()
         with progress_bar(f"collecting {self.locate().name}") as report:
             collect(self.collection, self.generate.root, workers=self.generate.workers, progress=report)
+        self.prepare_seconds = time.perf_counter() - started
 
     def action_bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Bounds ``(C,)`` of one raw action where the environment says them; otherwise the data's range is used."""
@@ -211,6 +233,17 @@ class EpisodeDataModule(L.LightningDataModule):
     def action_dim(self) -> int:
         """Width of one raw action, C."""
         return int(self.source.columns["action"].shape[0])
+
+    @property
+    def spec(self) -> DataSpec:
+        """What a model must agree with; only after ``setup``."""
+        return DataSpec(
+            image_size=self.image_size,
+            frame_skip=self.window.frame_skip,
+            action_dim=self.action_dim,
+            history=self.window.history,
+            predictions=self.window.predictions,
+        )
 
     def dataset(self, part: Part) -> WindowDataset:
         """Windows of one part: all of them for training, those that do not overlap for the others."""

@@ -97,7 +97,7 @@ def columns_of(settings: Collection) -> dict[str, Column]:
 
 def make_env(name: str, image_size: int) -> GoalEnv:
     """Build an environment from its ``module:Class`` name."""
-    env: GoalEnv = _load(name)(image_size=image_size)
+    env: GoalEnv = load_class(name)(image_size=image_size)
     return env
 
 
@@ -128,7 +128,8 @@ def run_episode(
     }
 
 
-def _load(name: str) -> Any:  # noqa: ANN401 (a class whose type the caller knows)
+def load_class(name: str) -> Any:  # noqa: ANN401 (a class whose type the caller knows)
+    """The class behind a ``module:Class`` name of this package."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -164,7 +165,7 @@ def _report(progress: Progress | None, done: int, total: int) -> None:
 def _write_one(settings: Collection, root: Path, shard: int) -> int:
     """Generate and write one shard; returns its number of episodes. Runs in a worker process."""
     env = make_env(settings.env, settings.image_size)
-    policy: ScriptedPolicy = _load(settings.policy)()
+    policy: ScriptedPolicy = load_class(settings.policy)()
     episodes = [
         run_episode(env, policy, settings.steps, np.random.default_rng([settings.seed, episode]))
         for episode in _shard_episodes(settings, shard)

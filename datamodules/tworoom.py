@@ -10,3 +10,4 @@ class TwoRoom(EpisodeDataModule):
 
     env = "jepakit.envs.tworoom:TwoRoom"
     policy = "jepakit.envs.tworoom:TwoRoomExplorer"
+    expert = "jepakit.envs.tworoom:TwoRoomExpert"

@@ -31,6 +31,7 @@ _COMMANDS = {
     "test": _Command("jepakit.cli.app:run", "losses on the test episodes", "train"),
     "predict": _Command("jepakit.cli.app:run", "latents and predictions of the test episodes", "train"),
     "evaluate": _Command("jepakit.cli.app:run", "success rate of planning in the environment", "train"),
+    "report": _Command("jepakit.cli.report:run", "one HTML page about a run", "train"),
     "demo": _Command("jepakit.cli.demo:run", "data, training, planning and a report in ten minutes", "train"),
 }
 _HELP = ("-h", "--help", "help")
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = _COMMANDS[name]
     try:
         return _load(command)(with_packaged_configs(arguments))
+    except SystemExit as stop:  # argument parsers say what is wrong and leave
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         _complain("interrupted")
         return 130

@@ -1,0 +1,80 @@
+"""A picture of the latent space: its two main directions, coloured by what the simulator knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from jepakit.zoo.base import WorldModel
+from jepakit.zoo.module import WorldModelModule
+
+Array = NDArray[np.float64]
+
+
+class LatentMap(L.Callback):
+    """After training, plot the first two principal components of validation latents, one panel per state entry.
+
+    Writes ``pictures/latent_map.png`` into the run's folder. The model is only asked to ``encode``.
+    """
+
+    def __init__(self, max_windows: int = 512) -> None:
+        self.max_windows = max_windows
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Encode, project, draw."""
+        loaders = trainer.val_dataloaders
+        if not trainer.is_global_zero or not isinstance(pl_module, WorldModelModule) or loaders is None:
+            return
+        latents, states = [], []
+        for batch in loaders:
+            latents.append(_encode(pl_module.model, batch))
+            states.append(batch["state"].flatten(0, 1).numpy())
+            if sum(map(len, states)) >= self.max_windows * batch["pixels"].shape[1]:
+                break
+        names = _state_names(trainer, states[0].shape[1])
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_map(np.concatenate(latents), np.concatenate(states), names, folder / "latent_map.png")
+
+
+def principal_components(latents: Array, count: int = 2) -> tuple[Array, Array]:
+    """Project latents ``(M, D)`` onto their main directions: ``(M, count)`` and the variance shares ``(count,)``."""
+    centred = latents - latents.mean(axis=0)
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    shares = singular**2 / (singular**2).sum()
+    return centred @ directions[:count].T, shares[:count]
+
+
+def draw_map(latents: Array, states: Array, names: list[str], file: Path) -> None:
+    """Scatter the projected ``latents`` ``(M, D)``, coloured by each column of ``states`` ``(M, P)``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points, shares = principal_components(latents)
+    figure = Figure(figsize=(4 * len(names), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for index, name in enumerate(names):
+        axis = figure.add_subplot(1, len(names), index + 1)
+        dots = axis.scatter(*points.T, c=states[:, index], s=4, cmap="viridis", linewidths=0)
+        figure.colorbar(dots, ax=axis)
+        axis.set(title=name, xlabel=f"PC 1 ({shares[0]:.0%})", ylabel=f"PC 2 ({shares[1]:.0%})")
+    figure.savefig(file, dpi=110)
+
+
+def _encode(model: WorldModel, batch: dict[str, torch.Tensor]) -> Array:
+    """Latents ``(B·T, N·D)`` of a batch, in evaluation mode; the training mode is restored."""
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        latents = model.encode({"pixels": batch["pixels"].to(model.action_mean.device)})
+    model.train(was_training)
+    return latents.flatten(0, 1).flatten(1).double().cpu().numpy()
+
+
+def _state_names(trainer: L.Trainer, count: int) -> list[str]:
+    names = getattr(getattr(trainer, "datamodule", None), "state_names", None)
+    return list(names) if names else [f"state {index}" for index in range(count)]

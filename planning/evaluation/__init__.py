@@ -1,0 +1,43 @@
+"""How a world model is judged: frozen tasks, the closed loop, baselines, intervals, latency.
+
+Needs NumPy only. Names are imported when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jepakit.planning.evaluation.latency import Latency as Latency
+    from jepakit.planning.evaluation.latency import measure_latency as measure_latency
+    from jepakit.planning.evaluation.loop import Environment as Environment
+    from jepakit.planning.evaluation.loop import Outcome as Outcome
+    from jepakit.planning.evaluation.loop import Recording as Recording
+    from jepakit.planning.evaluation.loop import Run as Run
+    from jepakit.planning.evaluation.loop import run_policy as run_policy
+    from jepakit.planning.evaluation.manifest import Manifest as Manifest
+    from jepakit.planning.evaluation.manifest import Task as Task
+    from jepakit.planning.evaluation.manifest import draw_tasks as draw_tasks
+    from jepakit.planning.evaluation.protocol import EvaluationConfig as EvaluationConfig
+    from jepakit.planning.evaluation.protocol import evaluate as evaluate
+    from jepakit.planning.evaluation.report import Evaluation as Evaluation
+    from jepakit.planning.evaluation.report import PolicyResult as PolicyResult
+    from jepakit.planning.evaluation.statistics import wilson_interval as wilson_interval
+
+_HOMES = {
+    "latency": ("Latency", "measure_latency"),
+    "loop": ("Environment", "Outcome", "Recording", "Run", "run_policy"),
+    "manifest": ("Manifest", "Task", "draw_tasks"),
+    "protocol": ("EvaluationConfig", "evaluate"),
+    "report": ("Evaluation", "PolicyResult"),
+    "statistics": ("wilson_interval",),
+}
+_MODULES = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,0 +1,176 @@
+"""Model-predictive control: plan, execute some blocks, look again, re-plan.
+
+Shapes: B tasks in lock-step, H history frames, N latent tokens, D latent width, K horizon in blocks, F frame skip,
+C raw action width, A = F·C action-block width, h and w pixels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepakit.planning.planner import Frames, Observation, Plan, Planner
+from jepakit.planning.policies import Action, Assignment, View
+from jepakit.planning.solver import Array
+
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MPCConfig:
+    """Settings of :class:`MPCPolicy`; the defaults are the LeWM paper's, with the trained history.
+
+    Args:
+        horizon: blocks per plan, K.
+        execute_blocks: blocks executed before the next plan.
+        shrink_horizon: never plan beyond the remaining budget, so that a plan that ends at the goal arrives in time.
+        warm_start: start a search from the blocks that the last plan left unexecuted.
+        history: real frames the model looks back on; by default as many as it was trained with.
+
+    """
+
+    horizon: int = 5
+    execute_blocks: int = 5
+    shrink_horizon: bool = False
+    warm_start: bool = False
+    history: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.execute_blocks <= self.horizon:
+            raise ValueError(
+                f"MPCConfig.execute_blocks: found {self.execute_blocks}, expected 1 to horizon = {self.horizon}"
+            )
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """One task's past: its last frames (encoded when first needed) and the blocks executed between them."""
+
+    pictures: deque[Frames] = field(default_factory=deque)
+    latents: deque[Array] = field(default_factory=deque)
+    blocks: deque[Array] = field(default_factory=deque)
+
+
+class MPCPolicy:
+    """Acts by planning with a world model.
+
+    The model sees real past frames, one per block boundary, and the blocks executed between them: one frame at the
+    start, growing to the trained history. Every frame and every goal is encoded once.
+    """
+
+    def __init__(self, planner: Planner, config: MPCConfig | None = None) -> None:
+        self.planner = planner
+        self.config = config or MPCConfig()
+        trained = planner.backend.spec.history
+        self.history = trained if self.config.history is None else self.config.history
+        if not 1 <= self.history <= trained:
+            raise ValueError(f"MPCConfig.history: found {self.history}, expected 1 to {trained} (the trained history)")
+        self.reset([], budget=0)
+
+    def reset(self, assignments: Sequence[Assignment], budget: int) -> None:
+        """See :class:`jepakit.planning.policies.Policy`; encodes the goals."""
+        spec = self.planner.backend.spec
+        self._budget = budget
+        self._step = 0
+        self._rngs = [assignment.rng for assignment in assignments]
+        self._memories = [_Memory() for _ in assignments]
+        self._goals = np.empty((0, spec.tokens, spec.width), np.float32)
+        if assignments:
+            self._goals = self.planner.encode_goal(np.stack([assignment.goal_frame for assignment in assignments]))
+        self._plan = np.empty((len(assignments), 0, spec.block_width), np.float32)
+        self._executed = 0
+
+    def act(self, views: Sequence[View], active: Sequence[int]) -> Action:
+        """See :class:`jepakit.planning.policies.Policy`; plans at block boundaries where the last plan is used up."""
+        spec = self.planner.backend.spec
+        rows = np.asarray(active, dtype=np.intp)
+        offset = self._step % spec.frame_skip
+        if offset == 0:
+            self._remember(views, rows)
+            if self._executed == min(self.config.execute_blocks, self._plan.shape[1]):
+                self._replan(rows)
+            self._executed += 1
+        self._step += 1
+        columns = slice(offset * spec.action_dim, (offset + 1) * spec.action_dim)
+        return self._plan[rows, self._executed - 1, columns]
+
+    def describe(self) -> dict[str, Any]:
+        """See :class:`jepakit.planning.policies.Policy`."""
+        trained = self.planner.backend.spec.history
+        settings = {**asdict(self.config), "history": self.history, "trained_history": trained}
+        return {"name": "mpc", **settings, **self.planner.describe()}
+
+    def rehearsal(self, frame: Frames, goal_frame: Frames) -> Callable[[], Plan]:
+        """Return a call that plans once for a single environment with a full history, to be timed.
+
+        The call encodes one new ``frame`` ``(h, w, 3)`` and searches; the older frames and the goal are encoded here,
+        as they are when the policy acts.
+        """
+        spec = self.planner.backend.spec
+        goal = self.planner.encode_goal(goal_frame[None])
+        older = np.repeat(self.planner.encode(frame[None, None]), self.history - 1, axis=1)
+        blocks = np.repeat(spec.action_mean[None, None], self.history - 1, axis=1)
+        rng = np.random.default_rng(0)
+
+        def plan() -> Plan:
+            latents = np.concatenate([older, self.planner.encode(frame[None, None])], axis=1)
+            observation = Observation(latents=latents, past_actions=blocks)
+            return self.planner.plan(observation, goal, horizon=self.config.horizon, rngs=[rng])
+
+        return plan
+
+    def _remember(self, views: Sequence[View], rows: Rows) -> None:
+        """Take in the frame of a block boundary, and the block that led to it."""
+        for view, row in zip(views, rows, strict=True):
+            memory = self._memories[row]
+            if self._executed:
+                memory.blocks.append(self._plan[row, self._executed - 1])
+            memory.pictures.append(view.render())
+            # Frames that have left the history before any plan needed them are never encoded.
+            while len(memory.latents) + len(memory.pictures) > self.history:
+                (memory.latents or memory.pictures).popleft()
+            while len(memory.blocks) > self.history - 1:
+                memory.blocks.popleft()
+
+    def _replan(self, rows: Rows) -> None:
+        memories = [self._memories[row] for row in rows]
+        fresh = self.planner.encode(np.stack([np.stack(memory.pictures) for memory in memories]))
+        for memory, latents in zip(memories, fresh, strict=True):
+            memory.latents.extend(latents)
+            memory.pictures.clear()
+        spec = self.planner.backend.spec
+        blocks = [np.reshape(memory.blocks, (-1, spec.block_width)) for memory in memories]
+        observation = Observation(
+            latents=np.stack([np.stack(memory.latents) for memory in memories]),
+            past_actions=np.stack(blocks).astype(np.float32),
+        )
+        horizon = self._horizon()
+        plan = self.planner.plan(
+            observation,
+            self._goals[rows],
+            horizon=horizon,
+            rngs=[self._rngs[row] for row in rows],
+            initial=self._unexecuted(rows, horizon) if self.config.warm_start else None,
+        )
+        self._plan = np.zeros((len(self._memories), horizon, spec.block_width), np.float32)
+        self._plan[rows] = plan.actions
+        self._executed = 0
+
+    def _horizon(self) -> int:
+        if not self.config.shrink_horizon:
+            return self.config.horizon
+        remaining = -(-(self._budget - self._step) // self.planner.backend.spec.frame_skip)
+        return max(1, min(self.config.horizon, remaining))
+
+    def _unexecuted(self, rows: Rows, horizon: int) -> Array:
+        """Return what the last plan still wanted to do ``(B, K, A)``, continued with the mean action."""
+        initial = np.broadcast_to(self.planner.backend.spec.action_mean, (len(rows), horizon, self._plan.shape[2]))
+        initial = initial.astype(np.float32)
+        left = self._plan[rows, self._executed : self._executed + horizon]
+        initial[:, : left.shape[1]] = left
+        return initial

@@ -1,0 +1,131 @@
+"""``fit``, ``validate``, ``test``, ``predict`` on LightningCLI, and ``evaluate`` beside them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.console import Console
+
+from jepakit.callbacks import RunEstimate
+from jepakit.cli.evaluation import PlannerConfig, TaskConfig, evaluate_model, save_evaluation
+from jepakit.cli.runtime import keep_freed_memory
+from jepakit.datamodules.base import EpisodeDataModule
+from jepakit.planning.evaluation.protocol import EvaluationConfig
+from jepakit.planning.evaluation.report import Evaluation
+from jepakit.zoo import from_pretrained
+from jepakit.zoo.module import WorldModelModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """Everything ``evaluate`` reads from the configuration, so that one file serves ``fit`` and ``evaluate``."""
+
+    planner: PlannerConfig
+    tasks: TaskConfig
+    evaluation: EvaluationConfig
+
+
+class Trainer(L.Trainer):
+    """Lightning's Trainer, with evaluation in the environment."""
+
+    evaluation_settings = EvaluationSettings(
+        planner=PlannerConfig(), tasks=TaskConfig(), evaluation=EvaluationConfig()
+    )
+
+    def evaluate(
+        self, model: L.LightningModule, datamodule: EpisodeDataModule, weights: str, out: str | None = None
+    ) -> Evaluation:
+        """Success rate of planning in the environment, beside random, stay and scripted policies.
+
+        Args:
+            model: replaced by the weights, which know their own configuration.
+            datamodule: whose held-out episodes the tasks are drawn from.
+            weights: folder or Hub id of saved weights.
+            out: folder for the result; by default ``evaluation`` beside the weights' folder.
+        """
+        datamodule.prepare_data()
+        datamodule.setup("test")
+        settings = self.evaluation_settings
+        result = evaluate_model(
+            from_pretrained(weights).model,
+            datamodule,
+            planner=settings.planner,
+            tasks=settings.tasks,
+            evaluation=settings.evaluation,
+            settings={"weights": weights},
+        )
+        Console().print(result.rich_table())
+        folder = Path(out) if out else Path(weights).parent / "evaluation"
+        save_evaluation(result, folder)
+        print(f"wrote {folder}")
+        return result
+
+
+class App(LightningCLI):
+    """The command line; after ``fit`` the weights are saved in the format that ``from_pretrained`` reads."""
+
+    def __init__(self, args: list[str], *, run: bool = True) -> None:
+        super().__init__(
+            WorldModelModule,
+            EpisodeDataModule,
+            trainer_class=Trainer,
+            trainer_defaults={"callbacks": [RichProgressBar(), RunEstimate()]},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            args=args,
+            run=run,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's subcommands and ours."""
+        return {**LightningCLI.subcommands(), "evaluate": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The checkpoint callback is always there; ``checkpoint.*`` sets it."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.save_last": True})
+        parser.add_class_arguments(PlannerConfig, "planner")
+        parser.add_class_arguments(TaskConfig, "tasks")
+        parser.add_class_arguments(EvaluationConfig, "evaluation")
+
+    def before_evaluate(self) -> None:
+        """Hand the settings of the configuration to the trainer."""
+        config = self.config_init["evaluate"]
+        self.trainer.evaluation_settings = EvaluationSettings(
+            planner=config["planner"], tasks=config["tasks"], evaluation=config["evaluation"]
+        )
+
+    def after_fit(self) -> None:
+        """Save the trained weights beside the checkpoints."""
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "weights"
+        if self.trainer.is_global_zero:
+            self.model.save_pretrained(folder)
+            print(f"wrote {folder}")
+
+
+def run_application(arguments: list[str]) -> App:
+    """Parse ``arguments`` (the subcommand first) and run them; a wrong usage ends in ``SystemExit``."""
+    keep_freed_memory()
+    # LightningCLI warns of "args" when the process has command-line arguments too: here they are the same ones.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # tips and device lists
+    warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")  # Lightning's own
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    return App(arguments)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one subcommand; returns the exit code."""
+    run_application(arguments)
+    return 0

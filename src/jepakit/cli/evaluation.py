@@ -1,0 +1,173 @@
+"""Evaluate a world model in its environment: the glue between data, zoo and planning."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.progress import Progress
+
+from jepakit.datamodules.base import EpisodeDataModule
+from jepakit.datamodules.collect import load_class, make_env
+from jepakit.envs.base import GoalEnv
+from jepakit.export.runtime.torch_backend import TorchBackend
+from jepakit.planning.cem import CEM, CEMConfig
+from jepakit.planning.evaluation.loop import Recording
+from jepakit.planning.evaluation.manifest import Manifest, draw_tasks
+from jepakit.planning.evaluation.protocol import EvaluationConfig, evaluate
+from jepakit.planning.evaluation.report import Evaluation
+from jepakit.planning.mpc import MPCConfig, MPCPolicy
+from jepakit.planning.objective import GoalDistance
+from jepakit.planning.planner import Planner
+from jepakit.planning.policies import Policy, RandomPolicy, Scripted, StayPolicy
+from jepakit.zoo.base import WorldModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannerConfig:
+    """How to plan: the search (``cem``), what it minimises (``objective``) and when to re-plan (``mpc``).
+
+    ``bounded`` keeps candidates within the environment's action bounds, which the paper does not.
+    """
+
+    cem: CEMConfig = field(default_factory=CEMConfig)
+    objective: GoalDistance = field(default_factory=GoalDistance)
+    mpc: MPCConfig = field(default_factory=MPCConfig)
+    bounded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """Which tasks: ``count`` of them, goals ``offset`` steps ahead in held-out episodes, or a frozen ``list`` (JSON)."""
+
+    count: int = 50
+    offset: int = 25
+    seed: int = 0
+    split: str = "test"
+    list: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.split not in ("val", "test"):
+            raise ValueError(f"split of the tasks: found {self.split!r}, expected 'test', or 'val' to choose settings")
+
+
+def evaluate_model(
+    model: WorldModel,
+    data: EpisodeDataModule,
+    *,
+    planner: PlannerConfig,
+    tasks: TaskConfig,
+    evaluation: EvaluationConfig,
+    settings: dict[str, Any],
+) -> Evaluation:
+    """Success rates of the model, random, stay and scripted policies on the same tasks.
+
+    ``data`` must be set up. Raises ``ValueError`` when data and model disagree or no environment is known.
+    """
+    make_environment = environment_factory(data)
+    check_fit(model, data)
+    manifest = Manifest.load(Path(tasks.list)) if tasks.list else tasks_of(data, tasks)
+    search = Planner(TorchBackend(model), CEM(planner.cem), planner.objective, bounded=planner.bounded)
+    policies: dict[str, Policy] = {
+        model.name: MPCPolicy(search, planner.mpc),
+        "random": RandomPolicy.uniform(*_bounds(data)),
+        "stay": StayPolicy(data.action_dim),
+    }
+    if data.expert is not None:
+        policies["scripted"] = Scripted(load_class(data.expert))
+    with _progress() as report:
+        return evaluate(
+            policies,
+            make_environment,
+            manifest,
+            evaluation,
+            settings={**settings, "planner": asdict(planner), "model": asdict(model.config)},
+            on_step=report,
+        )
+
+
+def save_evaluation(result: Evaluation, folder: Path) -> None:
+    """Write ``evaluation.json``, ``table.md``, the task list and a video per recorded task into ``folder``."""
+    result.save(folder / "evaluation.json")
+    result.manifest.save(folder / "tasks.json")
+    (folder / "table.md").write_text(result.markdown())
+    for policy in result.policies:
+        for recording in policy.recordings:
+            outcome = next(outcome for outcome in policy.outcomes if outcome.task == recording.task)
+            verdict = "solved" if outcome.success else "failed"
+            save_video(folder / f"{policy.name}-{recording.task:03d}-{verdict}.webp", recording)
+
+
+def save_video(path: Path, recording: Recording, *, scale: int = 3, frames_per_second: int = 10) -> None:
+    """Write an animated WebP: what the camera saw, beside the goal."""
+    goal = np.broadcast_to(recording.goal, recording.frames.shape)
+    gap = np.full((*recording.frames.shape[:2], 2, 3), 128, np.uint8)
+    clip = np.concatenate([recording.frames, gap, goal], axis=2)
+    pictures = [
+        Image.fromarray(frame).resize((frame.shape[1] * scale, frame.shape[0] * scale), Image.Resampling.NEAREST)
+        for frame in clip
+    ]
+    first, *rest = pictures
+    first.save(path, save_all=True, append_images=rest, duration=1000 // frames_per_second, loop=0, quality=80)
+
+
+def environment_factory(data: EpisodeDataModule) -> Callable[[], GoalEnv]:
+    """Builds the data's environment at the data's frame size."""
+    if data.env is None:
+        raise ValueError(f"{type(data).__name__}: no environment belongs to this data; use TwoRoom or PushT")
+    return functools.partial(make_env, data.env, data.image_size)
+
+
+def check_fit(model: WorldModel, data: EpisodeDataModule) -> None:
+    """Raise ``ValueError`` unless the model was made for such frames and actions."""
+    found = {"image_size": data.image_size, "frame_skip": data.window.frame_skip, "action_dim": data.action_dim}
+    for name, value in found.items():
+        expected = getattr(model.config, name)
+        if value != expected:
+            raise ValueError(f"{name}: found {value} in the data, expected the model's {expected}; set it in the data")
+
+
+def tasks_of(data: EpisodeDataModule, config: TaskConfig) -> Manifest:
+    """Draw the tasks from the held-out episodes of ``data``."""
+    part = "val" if config.split == "val" else "test"
+    source = data.source
+    states = {
+        int(episode): source.read("state", source.offsets[episode] + np.arange(source.lengths[episode]))
+        for episode in data.parts[part]  # type: ignore[index]
+    }
+    assert data.env is not None
+    environment = load_class(data.env)
+    return draw_tasks(
+        states,
+        environment.success,
+        count=config.count,
+        offset=config.offset,
+        seed=config.seed,
+        environment=environment.__name__,
+        data_fingerprint=source.fingerprint,
+        split=part,
+    )
+
+
+def _bounds(data: EpisodeDataModule) -> tuple[Any, Any]:
+    return data.statistics.action_low, data.statistics.action_high
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar per policy."""
+    with Progress() as bars:
+        rows: dict[str, Any] = {}
+
+        def report(policy: str, done: int, total: int) -> None:
+            if policy not in rows:
+                rows[policy] = bars.add_task(policy, total=total)
+            bars.update(rows[policy], completed=done)
+
+        yield report

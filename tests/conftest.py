@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser):
+    _release_option(parser, "--fixtures")  # pytest's own listing of fixtures stays reachable as --funcargs
+    parser.addoption(
+        "--fixtures",
+        dest="fixtures_dir",
+        metavar="DIR",
+        type=Path,
+        default=Path(__file__).with_name("fixtures"),
+        help="folder with recorded outputs of the reference implementations (default: tests/fixtures)",
+    )
+
+
+def pytest_configure(config):
+    # Raised inside lightning by torch 2.13's newer pytree; nothing of ours can avoid it.
+    config.addinivalue_line("filterwarnings", r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated")
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir(request):
+    folder = request.config.getoption("fixtures_dir")
+    assert folder.is_dir(), f"--fixtures: no such folder: {folder}"
+    return folder
+
+
+def _release_option(parser, name):
+    """Take an option's name away from whoever registered it; its other names keep working."""
+    action = parser.optparser._option_string_actions.pop(name)
+    action.option_strings.remove(name)

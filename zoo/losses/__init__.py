@@ -1,0 +1,1 @@
+"""Losses shared by the world models: pure functions of tensors."""

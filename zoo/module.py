@@ -1,0 +1,192 @@
+"""The one Lightning module of all world models, and its thin, named subclasses.
+
+Shape letters as in ``jepakit.zoo.base``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from jepakit.zoo.base import Losses, WorldModel
+from jepakit.zoo.config import parse_config, plain_config
+from jepakit.zoo.files import load_strict
+from jepakit.zoo.lewm.config import LeWMConfig
+from jepakit.zoo.lewm.model import LeWMModel
+from jepakit.zoo.registry import lookup
+from jepakit.zoo.weights import read_checkpoint, save_pretrained
+
+M = TypeVar("M", bound="WorldModelModule")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW over all parameters; linear warm-up over a fraction of the steps, then a cosine to zero, per step."""
+
+    lr: float = 5e-5
+    weight_decay: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0.0 or self.weight_decay < 0.0:
+            raise ValueError(f"optimizer: found lr {self.lr}, weight_decay {self.weight_decay}, expected > 0 and >= 0")
+        if not 0.0 <= self.warmup_fraction <= 1.0:
+            raise ValueError(f"optimizer.warmup_fraction: found {self.warmup_fraction}, expected between 0 and 1")
+
+
+class DataSpec(Protocol):
+    """What the module reads of ``datamodule.spec``: the shape of the windows."""
+
+    @property
+    def predictions(self) -> int:
+        """Frames to predict behind the history."""
+        ...
+
+
+class WorldModelModule(L.LightningModule):
+    """Trains any ``WorldModel``: the only training step, logging and optimiser of the zoo."""
+
+    def __init__(self, model: WorldModel, optimizer: OptimizerConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.optimizer_config = optimizer
+        self.save_hyperparameters({"config": plain_config(model.config), "optimizer": plain_config(optimizer)})
+
+    # -- the model's verbs ----------------------------------------------------------------------------------------
+    def encode(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """See ``WorldModel.encode``."""
+        return self.model.encode(observation)
+
+    def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """See ``WorldModel.predict``."""
+        return self.model.predict(latents, actions)
+
+    def rollout(self, latents: Tensor, past_actions: Tensor, candidates: Tensor) -> Tensor:
+        """See ``WorldModel.rollout``."""
+        return self.model.rollout(latents, past_actions, candidates)
+
+    def losses(self, batch: Mapping[str, Tensor], step: int = 0) -> Losses:
+        """See ``WorldModel.losses``."""
+        return self.model.losses(batch, step)
+
+    def goal_cost(self, predicted: Tensor, goal: Tensor) -> Tensor:
+        """See ``WorldModel.goal_cost``."""
+        return self.model.goal_cost(predicted, goal)
+
+    # -- saving and loading ----------------------------------------------------------------------------------------
+    def save_pretrained(self, directory: str | Path) -> Path:
+        """Write the model and its config; see ``jepakit.zoo.weights.save_pretrained``."""
+        return save_pretrained(self.model, directory)
+
+    @classmethod
+    def from_pretrained(cls: type[M], source: str | Path, *, revision: str | None = None) -> M:
+        """Load a saved model of this class, in eval mode; see ``jepakit.zoo.from_pretrained``.
+
+        Raises ``ValueError`` for a checkpoint of another family.
+        """
+        checkpoint = read_checkpoint(source, revision=revision)
+        family = lookup(checkpoint.name).module_class()
+        if not issubclass(family, cls):
+            raise ValueError(
+                f"{checkpoint.source}: found a checkpoint of {family.__name__}, expected {cls.__name__}; "
+                f"load it with {family.__name__}.from_pretrained or jepakit.zoo.from_pretrained"
+            )
+        build: Callable[..., M] = family  # every family's class takes its config
+        module = build(config=checkpoint.config)
+        load_strict(module.model, checkpoint.tensors, source=checkpoint.source)
+        return module.eval()
+
+    # -- training ---------------------------------------------------------------------------------------------------
+    def setup(self, stage: str) -> None:
+        """Check the data against the model's config; before training, adopt the data's statistics.
+
+        A checkpoint that is resumed brings its own statistics, restored after this.
+        """
+        spec = getattr(self.trainer.datamodule, "spec", None)  # type: ignore[attr-defined]
+        if spec is not None:
+            self._check_data(spec)
+        statistics = getattr(self.trainer.datamodule, "statistics", None)  # type: ignore[attr-defined]
+        if stage == "fit" and statistics is not None:
+            self.model.set_statistics(statistics)
+
+    def _check_data(self, spec: DataSpec) -> None:
+        config = self.model.config
+        found = {name: getattr(spec, name) for name in ("image_size", "frame_skip", "action_dim", "history")}
+        wrong = [
+            f"{name}: the data have {value}, the model's config {getattr(config, name)}"
+            for name, value in found.items()
+            if value != getattr(config, name)
+        ]
+        if spec.predictions != 1:
+            wrong.append(f"predictions: the data have {spec.predictions}, the models train on 1")
+        if wrong:
+            raise ValueError(f"data and model disagree: {'; '.join(wrong)}; change one of the two")
+
+    def on_fit_start(self) -> None:
+        """Train in train mode, also what ``from_pretrained`` gave in eval mode."""
+        self.train()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
+        """One step; returns the loss and the model's detached outputs, which callbacks read."""
+        return self._step("train", batch, self.global_step)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
+        """As training, with the same random directions every time."""
+        return self._step("val", batch, 0)
+
+    def _step(self, stage: str, batch: dict[str, Tensor], step: int) -> dict[str, Any]:
+        losses = self.model.losses(batch, step)
+        windows = batch["pixels"].shape[0]
+        terms = {f"{stage}/{name}": value.detach() for name, value in losses.terms.items()}
+        self.log(f"{stage}/loss", losses.total.detach(), prog_bar=True, batch_size=windows, sync_dist=stage == "val")
+        self.log_dict(terms, batch_size=windows, sync_dist=stage == "val")
+        return {"loss": losses.total, "outputs": {name: value.detach() for name, value in losses.outputs.items()}}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW and its schedule over the whole run."""
+        config = self.optimizer_config
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ValueError(
+                "trainer: found no end of training, expected max_epochs or max_steps; the schedule needs it"
+            )
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, steps=int(steps), warmup_fraction=config.warmup_fraction)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def warmup_cosine(step: int, *, steps: int, warmup_fraction: float) -> float:
+    """Factor on the learning rate for optimiser step ``step`` of ``steps``: linear warm-up, cosine to zero."""
+    warmup = math.ceil(steps * warmup_fraction)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+_PAPER_SIZE = LeWMConfig()
+_PAPER_OPTIMIZER = OptimizerConfig()
+
+
+class LeWM(WorldModelModule):
+    """LeWM (arXiv 2603.19312): see ``LeWMConfig`` for its sizes and ``LeWMModel`` for its equations.
+
+    Both arguments may also be plain mappings, as a checkpoint stores them. The annotations do not say so, because
+    jsonargparse 4.53 cannot merge configuration files into a union of a dataclass and a dict.
+    """
+
+    def __init__(self, config: LeWMConfig = _PAPER_SIZE, optimizer: OptimizerConfig = _PAPER_OPTIMIZER) -> None:
+        super().__init__(LeWMModel(config), parse_config(OptimizerConfig, optimizer, where="optimizer"))

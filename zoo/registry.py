@@ -1,0 +1,58 @@
+"""The world models by name: where each one's classes live, imported when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jepakit.zoo.base import WorldModel, WorldModelConfig
+    from jepakit.zoo.module import WorldModelModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """The classes of one family, each as "module:Class"."""
+
+    model: str
+    config: str
+    module: str
+
+    def model_class(self) -> type[WorldModel]:
+        """Import the pure torch model."""
+        found: type[WorldModel] = _load(self.model)
+        return found
+
+    def config_class(self) -> type[WorldModelConfig]:
+        """Import its config dataclass."""
+        found: type[WorldModelConfig] = _load(self.config)
+        return found
+
+    def module_class(self) -> type[WorldModelModule]:
+        """Import its Lightning class."""
+        found: type[WorldModelModule] = _load(self.module)
+        return found
+
+
+REGISTRY: dict[str, Entry] = {
+    "lewm": Entry(
+        model="jepakit.zoo.lewm.model:LeWMModel",
+        config="jepakit.zoo.lewm.config:LeWMConfig",
+        module="jepakit.zoo.module:LeWM",
+    ),
+}
+
+
+def lookup(name: str) -> Entry:
+    """Return the registry's entry of a model family; raises ``ValueError`` listing the known names."""
+    known = sorted(REGISTRY)
+    if name not in known:
+        raise ValueError(f"model: found {name!r}, expected one of {known}")
+    return REGISTRY[name]
+
+
+def _load(path: str) -> type:
+    module, _, attribute = path.partition(":")
+    loaded: type = getattr(importlib.import_module(module), attribute)
+    return loaded
