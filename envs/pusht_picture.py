@@ -92,7 +92,7 @@ class Painter:
     def _meets_wall(self, patch: Patch) -> bool:
         low, high = self._border, self._raster.image_size - self._border
         rows, columns = patch.rows, patch.columns
-        return bool(rows.start < low or rows.stop > high or columns.start < 3 * low or columns.stop > 3 * high)
+        return bool(rows.start < low or rows.stop > high or columns.start < low or columns.stop > high)
 
     def _agent_patch(self, x: float, y: float) -> Patch:
         r = AGENT_RADIUS
@@ -110,7 +110,7 @@ def _block_fields(patch: Patch, pose: Pose) -> tuple[Field, Field]:
     bar, stem, overlapping = (
         box(u, v, u0=part.u0, v0=part.v0, half_u=part.half_u, half_v=part.half_v) for part in (BAR, STEM, LONG_STEM)
     )
-    return np.minimum(bar, stem), np.minimum(bar, stem, out=stem)
+    return np.minimum(bar, overlapping, out=overlapping), np.minimum(bar, stem, out=stem)
 
 
 def _wall_distance(patch: Patch) -> Field:

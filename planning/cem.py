@@ -116,14 +116,10 @@ class CEM:
         elite_cost = np.empty(batch, np.float32)
         for number in range(1, config.iterations + 1):
             for b, rng in enumerate(rngs):
-                draws = rng.standard_normal(dtype=np.float32, out=candidates[b])
-                if colour is not None:
-                    draws[:] = draws @ colour
-                draws *= std[b]
-                draws += mean[b]
+                rng.standard_normal(dtype=np.float32, out=candidates[b])
+                _place(candidates[b], mean[b], std[b], colour)
                 if space.bounded:
-                    np.minimum(np.maximum(draws, low, out=draws), high, out=draws)
-                draws[0] = mean[b]
+                    np.minimum(np.maximum(candidates[b], low, out=candidates[b]), high, out=candidates[b])
             costs = cost(blocks)
             if costs.shape != (batch, config.samples):
                 raise ValueError(f"costs: found shape {costs.shape}, expected (B, S) = {(batch, config.samples)}")
@@ -162,6 +158,15 @@ class CEM:
         kept -= mean
         std = np.sqrt(np.add.reduce(np.square(kept, out=kept), axis=0) / np.float32(elites - 1))
         return mean, np.maximum(std, np.float32(self.config.min_std)), cost
+
+
+def _place(noise: Array, mean: Array, std: Array, colour: Array | None) -> None:
+    """Turn white ``noise`` ``(S, K·A)`` into candidates around ``mean`` ``(K·A,)``, in place."""
+    if colour is not None:
+        noise[:] = noise @ colour
+    noise *= std
+    noise += mean
+    noise[0] = mean
 
 
 def _flat(initial: Array, expected: tuple[int, int, int]) -> Array:

@@ -16,8 +16,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    # Raised inside lightning by torch 2.13's newer pytree; nothing of ours can avoid it.
+    # Both are raised inside lightning, by newer torch and jsonargparse than it was written for.
     config.addinivalue_line("filterwarnings", r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated")
+    config.addinivalue_line("filterwarnings", r"ignore:\s*(By default only one Jsonargparse|.* was\s+deprecated in v4)")
 
 
 @pytest.fixture(scope="session")

@@ -45,4 +45,4 @@ def test_every_public_name_exists(module):
     for name in module.__all__:
         assert getattr(module, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        module.Nothing
+        _ = module.Nothing

@@ -4,8 +4,7 @@ import subprocess
 import pytest
 
 from jepakit.planning import MPCConfig, RandomPolicy, StayPolicy
-from jepakit.planning.evaluation import EvaluationConfig, Outcome, PolicyResult, evaluate, wilson_interval
-from jepakit.planning.evaluation import provenance
+from jepakit.planning.evaluation import EvaluationConfig, Outcome, PolicyResult, evaluate, provenance, wilson_interval
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +91,7 @@ def test_progress_names_the_policy(toy, manifest):
     policies = {"stay": StayPolicy(2), "random": RandomPolicy.uniform([-1, -1], [1, 1])}
     config = EvaluationConfig(budget=3)
     evaluate(policies, toy.PointMass, manifest, config, on_step=lambda *progress: seen.append(progress))
-    assert [name for name, done, total in seen if done == total == 3][0] == "stay"
+    assert next(name for name, done, total in seen if done == total == 3) == "stay"
     assert seen[-1] == ("random", 3, 3)
 
 

@@ -1,0 +1,21 @@
+"""A small generated data set that the tests of this folder share."""
+
+import pytest
+
+from jepakit.datamodules.collect import Collection, collect
+
+
+@pytest.fixture(scope="session")
+def tiny_collection():
+    return Collection(
+        env="jepakit.envs.tworoom:TwoRoom",
+        policy="jepakit.envs.tworoom:TwoRoomExplorer",
+        episodes=30,
+        steps=40,
+        image_size=32,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tiny_collection, tmp_path_factory):
+    return collect(tiny_collection, tmp_path_factory.mktemp("data"), workers=1)
