@@ -59,7 +59,7 @@ def draw_map(latents: Array, states: Array, names: list[str], file: Path) -> Non
     FigureCanvasAgg(figure)
     for index, name in enumerate(names):
         axis = figure.add_subplot(1, len(names), index + 1)
-        dots = axis.scatter(*points.T, c=states[:, index], s=4, cmap="viridis", linewidths=0)
+        dots = axis.scatter(points[:, 0], points[:, 1], c=states[:, index], s=4, cmap="viridis", linewidths=0)
         figure.colorbar(dots, ax=axis)
         axis.set(title=name, xlabel=f"PC 1 ({shares[0]:.0%})", ylabel=f"PC 2 ({shares[1]:.0%})")
     figure.savefig(file, dpi=110)

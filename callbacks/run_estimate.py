@@ -65,7 +65,9 @@ class RunEstimate(L.Callback):
     def _say(self, estimate: Estimate, model: WorldModel) -> None:
         console = Console(stderr=True)
         what = f"{estimate.steps} steps of {estimate.windows} windows, about {estimate.seconds_per_step:.2g} s each"
-        line = f"This run will take about {readable(estimate.seconds)} on this machine ({what}, from a few timed steps)."
+        line = (
+            f"This run will take about {readable(estimate.seconds)} on this machine ({what}, from a few timed steps)."
+        )
         if estimate.seconds <= 3600 * self.warn_after_hours:
             console.print(line)
             return

@@ -56,7 +56,7 @@ def fit_statistics(
     rows = np.concatenate([source.offsets[e] + np.arange(source.lengths[e]) for e in episodes])
     actions = source.read("action", rows).astype(np.float64)
     last = np.cumsum(source.lengths[episodes]) - 1
-    missing = np.isnan(actions).any(axis=1)
+    missing = np.asarray(np.isnan(actions).any(axis=1))
     missing[last] = False
     if missing.any() or np.isinf(actions).any():
         row = int(np.flatnonzero(missing | np.isinf(actions).any(axis=1))[0])
@@ -137,7 +137,7 @@ class EpisodeDataModule(L.LightningDataModule):
         self,
         data: str | None = None,
         *,
-        generate: Generate = Generate(),  # noqa: B008 (frozen)
+        generate: Generate = Generate(),
         image_size: int = 224,
         history: int = 3,
         predictions: int = 1,
@@ -181,7 +181,7 @@ class EpisodeDataModule(L.LightningDataModule):
     @property
     def state_names(self) -> tuple[str, ...] | None:
         """Names of the columns of ``state``, where an environment is known."""
-        return None if self.env is None else load_class(self.env).state_names  # type: ignore[no-any-return]
+        return None if self.env is None else load_class(self.env).state_names
 
     def locate(self) -> Path:
         """Where the data set is, or will be once generated."""

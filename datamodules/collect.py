@@ -101,9 +101,7 @@ def make_env(name: str, image_size: int) -> GoalEnv:
     return env
 
 
-def run_episode(
-    env: GoalEnv, policy: ScriptedPolicy, steps: int, rng: np.random.Generator
-) -> dict[str, NDArray[Any]]:
+def run_episode(env: GoalEnv, policy: ScriptedPolicy, steps: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     """One episode of ``steps`` rows as columns ``(steps, …)``; the last action is NaN."""
     assert env.action_space.shape is not None
     pixels = np.empty((steps, env.image_size, env.image_size, 3), dtype=np.uint8)
@@ -189,4 +187,3 @@ def _lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-

@@ -46,9 +46,13 @@ class EpisodeSource(Protocol):
 
     path: Path
     fingerprint: str
-    columns: Mapping[str, Column]
     lengths: NDArray[np.int64]
     offsets: NDArray[np.int64]
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """The columns by name."""
+        ...
 
     def read(self, column: str, rows: NDArray[np.int64], out: Array | None = None) -> Array:
         """Rows ``(n,)`` of a column as ``(n, …)``, into ``out`` when given."""
@@ -160,9 +164,7 @@ class EpisodeStore:
             self._open[key] = _as_plain_array(np.load(self._shards[shard] / f"{column}.npy", mmap_mode="r"))
         return self._open[key]
 
-    def _decode(
-        self, column: str, shard: int, ends: Array, rows: Array, out: Array, places: NDArray[np.int64]
-    ) -> None:
+    def _decode(self, column: str, shard: int, ends: Array, rows: Array, out: Array, places: NDArray[np.int64]) -> None:
         from PIL import Image
 
         key = (f"{column}.bin", shard)

@@ -13,7 +13,7 @@ State = NDArray[np.float64]
 Frame = NDArray[np.uint8]
 
 
-class GoalEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
+class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     """A Gymnasium environment whose goal is a state, shown to the agent as a picture.
 
     Observations are ``{"pixels": (S, S, 3) uint8, "proprio": (P,) float32, "state": (D,) float32}``. The reward
@@ -91,7 +91,7 @@ class GoalEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Start from ``options["state"]`` towards ``options["goal"]``; what is not given is drawn."""
         super().reset(seed=seed)
         options = options or {}
@@ -104,9 +104,7 @@ class GoalEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         self.goal = self.sample_state(self.np_random) if goal is None else self.check_state(goal)
         return self.observation(), self.info()
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Apply one action; see the class for what comes back."""
         self.advance(action)
         info = self.info()

@@ -80,7 +80,7 @@ class Raster:
         for coverage, ink in layers:
             own = ink[: target.shape[1]]
             change = own - (picture if below is None else below)
-            picture += np.repeat(coverage, 3, axis=1) * change
+            picture += coverage.repeat(3, axis=1) * change
             below = own
         picture += 0.5
         target[...] = picture  # truncation after adding a half rounds to nearest

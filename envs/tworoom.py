@@ -48,7 +48,7 @@ class TwoRoom(GoalEnv):
     @property
     def state(self) -> State:
         """Position of the dot, ``(2,)``."""
-        return self._position.copy()
+        return np.array(self._position)
 
     def set_state(self, state: NDArray[Any]) -> None:
         """Put the dot at ``state`` ``(2,)``; positions inside a wall are refused."""
@@ -138,7 +138,7 @@ def expert_direction(position: NDArray[Any], goal: NDArray[Any]) -> NDArray[np.f
     waypoint = goal
     if (position[0] < DOOR[0]) != (goal[0] < DOOR[0]):
         reached = np.hypot(*(position - DOOR)) <= DOOR_REACHED
-        waypoint = DOOR + [np.sign(goal[0] - DOOR[0]) * DOOR_REACHED, 0.0] if reached else DOOR
+        waypoint = np.array([DOOR[0] + np.sign(goal[0] - DOOR[0]) * DOOR_REACHED, DOOR_Y]) if reached else DOOR
     delta = (waypoint - position) / SPEED
     return np.asarray(delta / max(1.0, float(np.hypot(*delta))))
 

@@ -143,12 +143,21 @@ class WorldModelModule(L.LightningModule):
         """As training, with the same random directions every time."""
         return self._step("val", batch, 0)
 
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
+        """As validation, on the test episodes."""
+        return self._step("test", batch, 0)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Latents (B, T, N, D) and their predictions (B, T-1, N, D), with the episode and start of every window."""
+        outputs = self.model.losses(batch).outputs
+        return {**outputs, "episode": batch["episode"], "start": batch["start"]}
+
     def _step(self, stage: str, batch: dict[str, Tensor], step: int) -> dict[str, Any]:
         losses = self.model.losses(batch, step)
         windows = batch["pixels"].shape[0]
         terms = {f"{stage}/{name}": value.detach() for name, value in losses.terms.items()}
-        self.log(f"{stage}/loss", losses.total.detach(), prog_bar=True, batch_size=windows, sync_dist=stage == "val")
-        self.log_dict(terms, batch_size=windows, sync_dist=stage == "val")
+        self.log(f"{stage}/loss", losses.total.detach(), prog_bar=True, batch_size=windows, sync_dist=stage != "train")
+        self.log_dict(terms, batch_size=windows, sync_dist=stage != "train")
         return {"loss": losses.total, "outputs": {name: value.detach() for name, value in losses.outputs.items()}}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

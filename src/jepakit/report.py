@@ -34,7 +34,9 @@ pre {{ overflow-x: auto; padding: 1rem; background: #8882; border-radius: 4px; f
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into the folder ``run`` and return its path; raises ``FileNotFoundError`` without one."""
     if not run.is_dir():
-        raise FileNotFoundError(f"{run}: no such folder; give the folder of a run (it holds config.yaml or evaluation/)")
+        raise FileNotFoundError(
+            f"{run}: no such folder; give the folder of a run (it holds config.yaml or evaluation/)"
+        )
     sections = [_evaluation(run / "evaluation"), _curves(run / "metrics.csv"), _pictures(run), _config(run)]
     body = "\n".join(section for section in sections if section)
     if not body:
@@ -55,7 +57,9 @@ def _evaluation(folder: Path) -> str:
         f"{html.escape(result['environment'])}: {tasks['count']} tasks from {tasks['split']} episodes, goals "
         f"{tasks['offset']} steps away, budget {result['budget']}, {tasks['excluded']} solved starts excluded."
     )
-    head = "".join(f"<th>{name}</th>" for name in ("policy", "success", "95 % interval", "median steps", "plan p50 / p95"))
+    head = "".join(
+        f"<th>{name}</th>" for name in ("policy", "success", "95 % interval", "median steps", "plan p50 / p95")
+    )
     videos = "".join(_figure(video, video.stem) for video in sorted(folder.glob("*.webp")))
     shown = f'<h3>Some tasks: camera, and the goal beside it</h3><div class="videos">{videos}</div>' if videos else ""
     curve = _image(_success_curve(result), "share of tasks solved by step")
@@ -116,7 +120,8 @@ def _config(run: Path) -> str:
     file = run / "config.yaml"
     if not file.is_file():
         return ""
-    return f"<h2>Configuration</h2><details><summary>config.yaml</summary><pre>{html.escape(file.read_text())}</pre></details>"
+    text = html.escape(file.read_text())
+    return f"<h2>Configuration</h2><details><summary>config.yaml</summary><pre>{text}</pre></details>"
 
 
 def _figure(file: Path, caption: str) -> str:

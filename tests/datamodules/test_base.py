@@ -124,14 +124,17 @@ def damaged(tmp_path):
 def test_nan_actions_inside_an_episode_name_the_episode(damaged):
     with h5py.File(damaged, "r+") as file:
         file["action"][35, 1] = np.nan
-    module = EpisodeDataModule(str(damaged), image_size=64, val_share=0.2, test_share=0.2, seed=1)
-    with pytest.raises(ValueError, match=r"copy\.h5: column 'action' of episode 1"):
-        for seed in range(10):  # whichever part the episode falls into, it must be named
-            module = EpisodeDataModule(str(damaged), image_size=64, batch_size=1, seed=seed)
-            module.setup()
-            for part in ("train", "val", "test"):
-                dataset = module.dataset(part)
-                dataset.__getitems__(list(range(len(dataset))))
+
+    def read_everything(seed):
+        module = EpisodeDataModule(str(damaged), image_size=64, seed=seed)
+        module.setup()
+        for part in ("train", "val", "test"):
+            dataset = module.dataset(part)
+            dataset.__getitems__(list(range(len(dataset))))
+
+    for seed in range(6):  # whichever part the episode falls into
+        with pytest.raises(ValueError, match=r"copy\.h5: column 'action' of episode 1"):
+            read_everything(seed)
 
 
 def test_truncated_and_foreign_files_are_named(damaged, tmp_path):

@@ -54,7 +54,7 @@ def test_random_motion_never_enters_a_wall():
         for _ in range(80):
             env.advance(direction + rng.normal(0, 0.4, 2))
             assert is_free(env.state)
-            assert LOW <= env.state.min()
+            assert env.state.min() >= LOW
             assert env.state.max() <= HIGH
         crossed += (env.state[0] < 112) != start_left
     assert crossed > 0
@@ -70,7 +70,7 @@ def test_the_picture_shows_where_the_dot_is_at_any_size():
             opacity = np.abs(frame - empty).sum(axis=2)
             ys, xs = np.mgrid[:size, :size] + 0.5
             white = empty[..., 0] > 0  # over the black border the dot changes one channel only
-            if 40 < position[0] < 100 and 40 < position[1]:
+            if 40 < position[0] < 100 and position[1] > 40:
                 centre = [(opacity * white * axis).sum() / (opacity * white).sum() * 224 / size for axis in (xs, ys)]
                 np.testing.assert_allclose(centre, position, atol=0.5)
             assert opacity.max() > 0
@@ -90,8 +90,8 @@ def test_drawing_overwrites_what_was_there():
 
 def test_success_is_a_radius_of_sixteen_units():
     here = np.array([60.0, 60.0])
-    assert TwoRoom.success(here, here + [SUCCESS_RADIUS - 0.01, 0.0])
-    assert not TwoRoom.success(here, here + [SUCCESS_RADIUS, 0.0])
+    assert TwoRoom.success(here, [*here, SUCCESS_RADIUS - 0.01, 0.0])
+    assert not TwoRoom.success(here, [*here, SUCCESS_RADIUS, 0.0])
 
 
 def test_picture_of_another_state_leaves_the_simulator_alone():

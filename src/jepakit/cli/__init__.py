@@ -6,6 +6,7 @@ This module stays light, so that ``--help`` answers at once and a missing extra 
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 import traceback
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _complain(f"'{name}' needs the module {error.name!r}; install it with: pip install 'jepakit[{command.extra}]'")
         return 1
-    except Exception as error:  # noqa: BLE001 (the one place where errors meet the user)
+    except Exception as error:  # the one place where errors meet the user
         if wants_traceback:
             traceback.print_exc()
         else:
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def with_packaged_configs(arguments: Sequence[str]) -> list[str]:
     """Point ``-c configs/…`` at the packaged copy where the working directory has no such file."""
     resolved = list(arguments)
-    for index, (flag, value) in enumerate(zip(arguments, arguments[1:], strict=False), start=1):
+    for index, (flag, value) in enumerate(itertools.pairwise(arguments), start=1):
         if flag in ("-c", "--config") and value.startswith("configs/") and not Path(value).exists():
             packaged = Path(__file__).resolve().parent.parent / value
             if packaged.is_file():

@@ -35,9 +35,7 @@ class EvaluationSettings:
 class Trainer(L.Trainer):
     """Lightning's Trainer, with evaluation in the environment."""
 
-    evaluation_settings = EvaluationSettings(
-        planner=PlannerConfig(), tasks=TaskConfig(), evaluation=EvaluationConfig()
-    )
+    evaluation_settings = EvaluationSettings(planner=PlannerConfig(), tasks=TaskConfig(), evaluation=EvaluationConfig())
 
     def evaluate(
         self, model: L.LightningModule, datamodule: EpisodeDataModule, weights: str, out: str | None = None
@@ -102,6 +100,7 @@ class App(LightningCLI):
     def before_evaluate(self) -> None:
         """Hand the settings of the configuration to the trainer."""
         config = self.config_init["evaluate"]
+        assert isinstance(self.trainer, Trainer)
         self.trainer.evaluation_settings = EvaluationSettings(
             planner=config["planner"], tasks=config["tasks"], evaluation=config["evaluation"]
         )

@@ -44,7 +44,10 @@ class PlannerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """Which tasks: ``count`` of them, goals ``offset`` steps ahead in held-out episodes, or a frozen ``list`` (JSON)."""
+    """Which tasks: ``count`` of them with goals ``offset`` steps ahead in held-out episodes, or a frozen ``list``.
+
+    ``split`` is "val" only while settings are being chosen; a success rate is about "test".
+    """
 
     count: int = 50
     offset: int = 25

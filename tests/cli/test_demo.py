@@ -1,0 +1,103 @@
+"""The demo end to end, in small: every file it promises, and what a second command makes of its weights."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from jepakit import cli
+from jepakit.datamodules.store import EpisodeStore
+from jepakit.zoo import LeWM
+
+
+@pytest.fixture(scope="session")
+def demo_run(mini_config, tmp_path_factory):
+    from jepakit.cli.demo import demo
+
+    out = tmp_path_factory.mktemp("runs") / "demo"
+    return out, demo(mini_config, out)
+
+
+def test_the_summary_holds_what_others_rely_on(demo_run):
+    out, summary = demo_run
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert summary["tasks"] == 5
+    assert set(summary["success"]) == set(summary["interval95"]) == {"lewm", "random", "stay", "scripted"}
+    assert summary["success"]["scripted"] == 1.0
+    assert summary["success"]["stay"] == 0.0
+    assert 0 < summary["plan_latency_ms"]["p50"] <= summary["plan_latency_ms"]["p95"]
+    assert set(summary["seconds"]) == {"data", "train", "evaluate", "total"}
+    assert sum(summary["seconds"].values()) <= 2 * summary["seconds"]["total"] + 0.5
+
+
+def test_the_report_stands_alone(demo_run):
+    out, _ = demo_run
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 3  # success curve, curves, latent map
+    assert "data:image/webp;base64," in page
+    assert "latent map" in page
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+
+
+def test_the_weights_are_the_trained_ones(demo_run):
+    out, _ = demo_run
+    model = LeWM.from_pretrained(out / "weights")
+    checkpoint = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, checkpoint[name], rtol=0, atol=0)
+    assert model.model.action_std.shape == (10,)
+    assert not torch.equal(model.model.action_std, torch.ones(10))  # fitted, saved, loaded
+
+
+def test_evaluating_again_gives_the_same_outcomes(demo_run, mini_config, tmp_path):
+    out, _ = demo_run
+    code = cli.main(["evaluate", *mini_config, "--weights", str(out / "weights"), "--out", str(tmp_path / "again")])
+    assert code == 0
+    results = [json.loads((folder / "evaluation.json").read_text()) for folder in (out / "evaluation", tmp_path / "again")]
+    assert results[0]["tasks"] == results[1]["tasks"]
+    for policy in ("lewm", "random", "stay", "scripted"):
+        assert results[0]["policies"][policy]["outcomes"] == results[1]["policies"][policy]["outcomes"]
+
+
+def test_a_frozen_task_list_can_be_given(demo_run, mini_config, tmp_path):
+    out, _ = demo_run
+    tasks = str(out / "evaluation" / "tasks.json")
+    weights = str(out / "weights")
+    base = ["evaluate", *mini_config, "--weights", weights, "--out", str(tmp_path / "again"), "--tasks.list", tasks]
+    assert cli.main(base) == 0
+    first, second = (
+        json.loads((folder / "evaluation.json").read_text())["tasks"]["sha256"]
+        for folder in (out / "evaluation", tmp_path / "again")
+    )
+    assert first == second
+
+
+def test_weights_that_do_not_fit_the_data_are_refused(demo_run, mini_config, tmp_path, capsys):
+    out, _ = demo_run
+    arguments = ["--weights", str(out / "weights"), "--out", str(tmp_path / "x"), "--data.frame_skip=2"]
+    assert cli.main(["evaluate", *mini_config, *arguments]) == 1
+    assert "frame_skip: found 2 in the data, expected the model's 5" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_validate_test_and_predict_run(mini_config, tmp_path):
+    to_folder = [f"--trainer.logger.init_args.save_dir={tmp_path}"]
+    for command in ("validate", "test", "predict"):
+        assert cli.main([command, *mini_config, *to_folder]) == 0
+
+
+def test_nan_in_the_data_stops_the_run_by_name(mini_config, tmp_path, monkeypatch, capsys):
+    read = EpisodeStore.read
+
+    def read_with_nan(self, column, rows, out=None):
+        values = read(self, column, rows, out)
+        if column == "action" and len(rows) == 8 * 20:  # a batch, not the statistics
+            values[0] = np.nan
+        return values
+
+    monkeypatch.setattr(EpisodeStore, "read", read_with_nan)
+    assert cli.main(["fit", *mini_config, f"--trainer.logger.init_args.save_dir={tmp_path}"]) == 1
+    assert re.search(r"column 'action' of episode \d+: found NaN", capsys.readouterr().err)
+    assert not list(tmp_path.rglob("weights"))

@@ -1,0 +1,27 @@
+"""Run by .ci/run in an environment with the wheel's core dependencies only, outside the checkout."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import jepakit
+import jepakit.planning
+from jepakit.cli import main, with_packaged_configs
+
+package = Path(jepakit.__file__).parent
+assert "site-packages" in str(package), package
+assert importlib.util.find_spec("torch") is None, "this environment must not have torch"
+for name in ("zoo", "datamodules", "envs", "callbacks", "planning", "export", "cli"):
+    assert (package / name / "__init__.py").is_file(), name
+    assert not (package / name).is_symlink(), name
+[_, config] = with_packaged_configs(["-c", "configs/lewm.yaml"])
+assert Path(config).is_file(), config
+assert Path(config).is_relative_to(package), config
+assert main(["--help"]) == 0
+lightning = Path(sys.executable).with_name("lightning")
+answer = subprocess.run([lightning, "fit", "-c", "configs/lewm.yaml"], capture_output=True, text=True, check=False)
+assert answer.returncode == 1, answer
+assert "pip install 'jepakit[train]'" in answer.stderr, answer.stderr
+assert "Traceback" not in answer.stderr, answer.stderr
+print("wheel: 1 passed, 0 failed")
