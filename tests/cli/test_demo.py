@@ -83,9 +83,8 @@ def test_weights_that_do_not_fit_the_data_are_refused(demo_run, mini_config, tmp
 
 
 def test_validate_test_and_predict_run(mini_config, tmp_path):
-    to_folder = [f"--trainer.logger.init_args.save_dir={tmp_path}"]
     for command in ("validate", "test", "predict"):
-        assert cli.main([command, *mini_config, *to_folder]) == 0
+        assert cli.main([command, *mini_config, f"--trainer.logger.init_args.save_dir={tmp_path / command}"]) == 0
 
 
 def test_nan_in_the_data_stops_the_run_by_name(mini_config, tmp_path, monkeypatch, capsys):
