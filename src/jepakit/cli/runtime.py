@@ -11,8 +11,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory instead of returning it to the kernel; returns whether it did.
 
-    By default every training step gives its large buffers back and faults them in again, which costs as much as the
-    arithmetic (``benchmarks/startup.py`` and ``docs/performance.md`` have the figures). Other C libraries ignore it.
+    By default every training step gives its large buffers back and faults them in again, which on a CPU can cost as
+    much as the arithmetic. Other C libraries ignore it.
     """
     if not sys.platform.startswith("linux"):
         return False
