@@ -49,8 +49,10 @@ class RunEstimate(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Tensor], batch_idx: int
     ) -> None:
         """Before the first batch only: time, extrapolate, and print one line, or a warning if the run is long."""
+        if self.estimate is not None or trainer.fast_dev_run or not isinstance(pl_module, WorldModelModule):
+            return
         steps = trainer.estimated_stepping_batches - trainer.global_step
-        if self.estimate is not None or not isinstance(pl_module, WorldModelModule) or not math.isfinite(steps):
+        if not math.isfinite(steps):
             return
         with torch.random.fork_rng(), trainer.precision_plugin.train_step_context():
             seconds = seconds_per_step(copy.deepcopy(pl_module.model), batch)

@@ -55,7 +55,9 @@ def test_evaluating_again_gives_the_same_outcomes(demo_run, mini_config, tmp_pat
     out, _ = demo_run
     code = cli.main(["evaluate", *mini_config, "--weights", str(out / "weights"), "--out", str(tmp_path / "again")])
     assert code == 0
-    results = [json.loads((folder / "evaluation.json").read_text()) for folder in (out / "evaluation", tmp_path / "again")]
+    results = [
+        json.loads((folder / "evaluation.json").read_text()) for folder in (out / "evaluation", tmp_path / "again")
+    ]
     assert results[0]["tasks"] == results[1]["tasks"]
     for policy in ("lewm", "random", "stay", "scripted"):
         assert results[0]["policies"][policy]["outcomes"] == results[1]["policies"][policy]["outcomes"]
