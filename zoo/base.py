@@ -16,8 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jepakit.zoo.config import require_positive
-
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -36,7 +34,10 @@ class WorldModelConfig:
     history: int = 3
 
     def __post_init__(self) -> None:
-        require_positive(self, "image_size", "frame_skip", "action_dim", "history")
+        for field in dataclasses.fields(self):  # whole numbers are sizes and counts, but for the seed
+            value, least = getattr(self, field.name), 0 if field.name == "seed" else 1
+            if isinstance(value, int) and value < least:
+                raise ValueError(f"{field.name}: found {value}, expected at least {least}")
 
     @property
     def block_width(self) -> int:

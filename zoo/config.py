@@ -43,13 +43,6 @@ def plain_config(config: object) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-def require_positive(config: object, *names: str) -> None:
-    """Raise ``ValueError`` unless every named field of ``config`` is at least 1."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: found {getattr(config, name)}, expected at least 1")
-
-
 def _convert(value: object, hint: object, where: str) -> object:
     origin, args = get_origin(hint), get_args(hint)
     if origin is tuple and isinstance(value, (list, tuple)):

@@ -33,6 +33,8 @@ def test_the_paper_size_is_the_default():
         ({"cnn_channels": 4}, "config.cnn_channels: found 4"),
         ({"latent_dim": 0}, "config: latent_dim: found 0, expected at least 1"),
         ({"history": -1}, "history: found -1"),
+        ({"seed": -1}, "seed: found -1, expected at least 0"),
+        ({"encoder": "cnn", "cnn_channels": []}, r"cnn_channels: found \[\]"),
         ({"image_size": 100}, "image_size: found 100, expected a multiple of patch_size, 14"),
         ({"encoder": "cnn", "image_size": 100}, "image_size: found 100, expected a multiple of"),
         ({"vit_heads": 5}, "vit_width: found 192, expected a multiple of vit_heads, 5"),

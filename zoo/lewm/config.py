@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jepakit.zoo.base import WorldModelConfig
-from jepakit.zoo.config import require_positive
+from jepakit.zoo.layers.cnn import total_stride
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class LeWMConfig(WorldModelConfig):
     vit_depth: int = 12
     vit_heads: int = 3
     vit_mlp: int = 768
-    cnn_channels: tuple[int, ...] = (24, 48, 72, 96)
+    cnn_channels: tuple[int, ...] = (32, 64, 96)
 
     latent_dim: int = 192
     projector_hidden: int = 2048
@@ -43,12 +43,6 @@ class LeWMConfig(WorldModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(
-            self,
-            *("patch_size", "vit_width", "vit_depth", "vit_heads", "vit_mlp", "latent_dim", "projector_hidden"),
-            *("action_mixed", "action_hidden", "predictor_width", "predictor_depth", "predictor_heads"),
-            *("predictor_head_dim", "predictor_mlp", "directions"),
-        )
         if self.knots < 2:
             raise ValueError(f"knots: found {self.knots}, expected at least 2")
         if not 0.0 <= self.dropout < 1.0:
@@ -56,18 +50,12 @@ class LeWMConfig(WorldModelConfig):
         if self.lambda_ < 0.0:
             raise ValueError(f"lambda_: found {self.lambda_}, expected at least 0")
         if self.encoder == "vit":
-            self._require_divides("patch_size", self.patch_size, "image_size", self.image_size)
-            self._require_divides("vit_heads", self.vit_heads, "vit_width", self.vit_width)
+            _require_multiple("image_size", self.image_size, "patch_size", self.patch_size)
+            _require_multiple("vit_width", self.vit_width, "vit_heads", self.vit_heads)
         else:
-            stride = 2 ** len(self.cnn_channels)
-            self._require_divides("the stride of cnn_channels", stride, "image_size", self.image_size)
             if not self.cnn_channels or min(self.cnn_channels) < 1:
                 raise ValueError(f"cnn_channels: found {list(self.cnn_channels)}, expected positive numbers")
-
-    @staticmethod
-    def _require_divides(divisor_name: str, divisor: int, name: str, value: int) -> None:
-        if value % divisor:
-            raise ValueError(f"{name}: found {value}, expected a multiple of {divisor_name}, {divisor}")
+            _require_multiple("image_size", self.image_size, "cnn_channels' stride", total_stride(self.cnn_channels))
 
     @classmethod
     def tiny(cls) -> LeWMConfig:
@@ -89,3 +77,8 @@ class LeWMConfig(WorldModelConfig):
             predictor_head_dim=32,
             predictor_mlp=256,
         )
+
+
+def _require_multiple(name: str, value: int, divisor_name: str, divisor: int) -> None:
+    if value % divisor:
+        raise ValueError(f"{name}: found {value}, expected a multiple of {divisor_name}, {divisor}")
