@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class TorchBackend:
     """A world model in PyTorch as a :class:`jepakit.planning.Backend`: float32, inference mode, autocast off.
 
-    The model is put into evaluation mode and, if ``device`` is given, moved there; threads are left as they are.
+    The model is put into evaluation mode and, if ``device`` is given, moved there.
 
     Args:
         model: the world model, or the Lightning module around it, with its statistics set.
@@ -36,6 +36,8 @@ class TorchBackend:
         environments_per_call: environments computed at once. With the default of 1 the shapes of every operation are
             independent of B, and so is every bit of the result; more is faster for small models on a GPU, but the
             order of summation, and with it the last digits, then depend on the batch.
+        threads: PyTorch's threads while the model runs; by default as they are. Operations of a nano model are too
+            small to share, and on a busy machine threads that wait for each other cost many times what they save.
 
     """
 
@@ -46,6 +48,7 @@ class TorchBackend:
         device: torch.device | str | None = None,
         candidates_per_call: int = 512,
         environments_per_call: int = 1,
+        threads: int | None = None,
     ) -> None:
         for name, value in (
             ("candidates_per_call", candidates_per_call),
@@ -62,6 +65,7 @@ class TorchBackend:
             raise ValueError(f"model parameters: found {', '.join(half)}, expected torch.float32; call model.float()")
         self.candidates_per_call = candidates_per_call
         self.environments_per_call = environments_per_call
+        self.threads = threads
         self.spec = self._spec()
 
     def encode(self, frames: Frames) -> Array:
@@ -103,8 +107,13 @@ class TorchBackend:
             raise RuntimeError(
                 "model: found training mode, expected evaluation mode; call model.eval() before planning"
             )
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            yield
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+                yield
+        finally:
+            torch.set_num_threads(before)
 
     def _spec(self) -> PlannerSpec:
         config = self.model.config

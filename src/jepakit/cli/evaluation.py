@@ -14,7 +14,7 @@ from PIL import Image
 from rich.progress import Progress
 
 from jepakit.datamodules.base import EpisodeDataModule
-from jepakit.datamodules.collect import load_class, make_env
+from jepakit.datamodules.recording import load_class, make_env
 from jepakit.envs.base import GoalEnv
 from jepakit.export.runtime.torch_backend import TorchBackend
 from jepakit.planning.cem import CEM, CEMConfig
@@ -33,13 +33,15 @@ from jepakit.zoo.base import WorldModel
 class PlannerConfig:
     """How to plan: the search (``cem``), what it minimises (``objective``) and when to re-plan (``mpc``).
 
-    ``bounded`` keeps candidates within the environment's action bounds, which the paper does not.
+    ``bounded`` keeps candidates within the environment's action bounds, which the paper does not;
+    ``threads`` are PyTorch's while planning (see ``TorchBackend``).
     """
 
     cem: CEMConfig = field(default_factory=CEMConfig)
     objective: GoalDistance = field(default_factory=GoalDistance)
     mpc: MPCConfig = field(default_factory=MPCConfig)
     bounded: bool = False
+    threads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ def evaluate_model(
     make_environment = environment_factory(data)
     check_fit(model, data)
     manifest = Manifest.load(Path(tasks.list)) if tasks.list else tasks_of(data, tasks)
-    search = Planner(TorchBackend(model), CEM(planner.cem), planner.objective, bounded=planner.bounded)
+    search = Planner(TorchBackend(model, threads=planner.threads), CEM(planner.cem), planner.objective, bounded=planner.bounded)
     policies: dict[str, Policy] = {
         model.name: MPCPolicy(search, planner.mpc),
         "random": RandomPolicy.uniform(*_bounds(data)),

@@ -177,3 +177,16 @@ def test_a_model_in_another_precision_is_refused():
 def test_empty_chunks_are_refused(model, option):
     with pytest.raises(ValueError, match=f"TorchBackend.{option}: found 0, expected at least 1"):
         TorchBackend(model, **{option: 0})
+
+
+def test_threads_are_set_while_the_model_runs_and_restored(model, query, monkeypatch):
+    seen = []
+    original = type(model).encode
+    monkeypatch.setattr(
+        type(model), "encode", lambda self, obs: seen.append(torch.get_num_threads()) or original(self, obs)
+    )
+    before = torch.get_num_threads()
+    backend = TorchBackend(model, threads=before + 1)
+    backend.encode(np.zeros((1, 1, SIZE, SIZE, 3), np.uint8))
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
