@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -41,15 +41,6 @@ class OptimizerConfig:
             raise ValueError(f"optimizer: found lr {self.lr}, weight_decay {self.weight_decay}, expected > 0 and >= 0")
         if not 0.0 <= self.warmup_fraction <= 1.0:
             raise ValueError(f"optimizer.warmup_fraction: found {self.warmup_fraction}, expected between 0 and 1")
-
-
-class DataSpec(Protocol):
-    """What the module reads of ``datamodule.spec``: the shape of the windows."""
-
-    @property
-    def predictions(self) -> int:
-        """Frames to predict behind the history."""
-        ...
 
 
 class WorldModelModule(L.LightningModule):
@@ -118,18 +109,16 @@ class WorldModelModule(L.LightningModule):
         if stage == "fit" and statistics is not None:
             self.model.set_statistics(statistics)
 
-    def _check_data(self, spec: DataSpec) -> None:
-        config = self.model.config
-        found = {name: getattr(spec, name) for name in ("image_size", "frame_skip", "action_dim", "history")}
+    def _check_data(self, spec: object) -> None:
+        names = ("image_size", "frame_skip", "action_dim", "history")
+        expected = {name: getattr(self.model.config, name) for name in names} | {"predictions": 1}
         wrong = [
-            f"{name}: the data have {value}, the model's config {getattr(config, name)}"
-            for name, value in found.items()
-            if value != getattr(config, name)
+            f"{name}: the data have {getattr(spec, name)}, the model expects {value}"
+            for name, value in expected.items()
+            if getattr(spec, name) != value
         ]
-        if spec.predictions != 1:
-            wrong.append(f"predictions: the data have {spec.predictions}, the models train on 1")
         if wrong:
-            raise ValueError(f"data and model disagree: {'; '.join(wrong)}; change one of the two")
+            raise ValueError(f"data and model disagree: {'; '.join(wrong)}; change the config of one of the two")
 
     def on_fit_start(self) -> None:
         """Train in train mode, also what ``from_pretrained`` gave in eval mode."""
@@ -169,7 +158,11 @@ class WorldModelModule(L.LightningModule):
                 "trainer: found no end of training, expected max_epochs or max_steps; the schedule needs it"
             )
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+            self.parameters(),
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=self.device.type == "cpu" or None,  # 2 ms instead of 10 for a small model; elsewhere torch's choice
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_cosine(step, steps=int(steps), warmup_fraction=config.warmup_fraction)

@@ -54,7 +54,7 @@ def test_adaln_zero_starts_as_the_identity_and_learns_anyway():
 def test_adaln_follows_its_equation():
     block = AdaLNBlock(12, attention(False), FeedForward(12, 7)).eval()
     torch.nn.init.normal_(block.modulation.weight, generator=torch.Generator().manual_seed(2))
-    x, condition = random(2, 3, 12), random(2, 3, 12, seed=1)
+    x, condition = 1e-2 * random(2, 3, 12), random(2, 3, 12, seed=1)  # small, so that the norm's eps counts
     s1, c1, g1, s2, c2, g2 = block.modulation(F.silu(condition)).split(12, dim=-1)
     h = x + g1 * block.attention(F.layer_norm(x, (12,), eps=1e-6) * (1 + c1) + s1, causal=True)
     expected = h + g2 * block.feed_forward(F.layer_norm(h, (12,), eps=1e-6) * (1 + c2) + s2)

@@ -160,3 +160,29 @@ def test_sizes_come_from_the_config_alone(model):
     rebuilt = LeWMModel(dataclasses.replace(model.config))
     rebuilt.load_state_dict(model.state_dict())
     assert {n: p.shape for n, p in rebuilt.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("model", ["vit"], indirect=True)
+def test_encoding_and_scoring_can_be_traced_for_any_batch(model, batches):
+    """What the export relies on: no control flow that depends on values, batch sizes left open."""
+
+    class Score(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels, past, candidates):
+            z = self.model.encode({"pixels": pixels})
+            return self.model.goal_cost(self.model.rollout(z[:, :2], past, candidates)[:, :, -1], z[:, 2])
+
+    def inputs(windows, samples):
+        batch = batches(windows, frames=3)
+        candidates = torch.randn(windows, samples, 3, 6, generator=torch.Generator().manual_seed(6))
+        return batch["pixels"], batch["action"][:, :1], candidates
+
+    windows, samples = torch.export.Dim("windows"), torch.export.Dim("samples")
+    open_sizes = ({0: windows}, {0: windows}, {0: windows, 1: samples})
+    with torch.no_grad():
+        traced = torch.export.export(Score(), inputs(2, 3), dynamic_shapes=open_sizes).module()
+        other = inputs(5, 4)
+        torch.testing.assert_close(traced(*other), Score()(*other))

@@ -92,9 +92,9 @@ def test_fit_adopts_the_datas_statistics(module, data, statistics, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"image_size": 64}, "image_size: the data have 64, the model's config 16"),
+        ({"image_size": 64}, "image_size: the data have 64, the model expects 16"),
         ({"frame_skip": 5, "history": 1}, r"frame_skip: the data have 5, .*; history: the data have 1"),
-        ({"predictions": 2}, "predictions: the data have 2, the models train on 1"),
+        ({"predictions": 2}, "predictions: the data have 2, the model expects 1"),
     ],
 )
 def test_data_that_do_not_fit_are_refused_before_training(module, batches, statistics, tmp_path, spec, message):
@@ -105,6 +105,16 @@ def test_data_that_do_not_fit_are_refused_before_training(module, batches, stati
 def test_plain_loaders_train_too(module, data, tmp_path):
     trainer(tmp_path, max_steps=1).fit(module, data.train_dataloader(), data.val_dataloader())
     assert module.model.action_std.tolist() == [1.0] * 6
+
+
+def test_test_and_predict_use_the_models_outputs(module, data, batch, tmp_path):
+    tested = trainer(tmp_path)
+    tested.test(module, data.train_dataloader(), verbose=False)
+    assert {"test/loss", "test/prediction", "test/sigreg"} <= tested.callback_metrics.keys()
+    numbered = [{**window, "episode": i, "start": 2 * i} for i, window in enumerate(data.windows)]
+    (found,) = trainer(tmp_path).predict(module, torch.utils.data.DataLoader(numbered, batch_size=24))
+    assert torch.equal(found["latents"], module.eval().encode({"pixels": torch.stack([w["pixels"] for w in numbered])}))
+    assert found["start"].tolist() == [2 * i for i in range(24)]
 
 
 def test_warm_up_then_cosine_to_zero():

@@ -109,11 +109,11 @@ class AdaLNBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor, *, causal: bool = False, only: slice | None = None) -> Tensor:
         """Tokens (B, L, W) under conditions (B, L, W), one per token, to tokens."""
-        shift, scale, gate, *feed_forward = self.modulation(F.silu(condition)).chunk(6, dim=-1)
+        shift, scale, *later = self.modulation(F.silu(condition)).chunk(6, dim=-1)
         mixed = self.attention(self.attention_norm(x) * (1 + scale) + shift, causal=causal, only=only)
         if only is not None:
-            x, gate, *feed_forward = (part[:, only] for part in (x, gate, *feed_forward))
-        x = x + gate * mixed
-        shift, scale, gate = feed_forward
+            x, *later = (part[:, only] for part in (x, *later))
+        attention_gate, shift, scale, gate = later
+        x = x + attention_gate * mixed
         out: Tensor = x + gate * self.feed_forward(self.feed_forward_norm(x) * (1 + scale) + shift)
         return out

@@ -1,6 +1,6 @@
 """The vision transformer encoder.
 
-Shape letters: M pictures, P patches per picture, W width, h, w picture size.
+Shape letters: M pictures, W width, h, w picture size.
 """
 
 from __future__ import annotations

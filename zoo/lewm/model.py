@@ -56,7 +56,7 @@ class LeWMModel(WorldModel):
         return self.encode_frames(self.normalise_frames(self.check_frames(observation))).unsqueeze(2)
 
     def encode_frames(self, frames: Tensor) -> Tensor:
-        """Z (B, T, D) of frames (B, T, 3, h, w) that are normalised already."""
+        """Latents z (B, T, D) of frames (B, T, 3, h, w) that are normalised already."""
         features = self.encoder(frames.flatten(0, 1))
         z: Tensor = self.projector(features)
         return z.reshape(*frames.shape[:2], -1)
