@@ -108,7 +108,7 @@ class App(LightningCLI):
     def after_fit(self) -> None:
         """Save the trained weights beside the checkpoints."""
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "weights"
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+        if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
             self.model.save_pretrained(folder)
             print(f"wrote {folder}")
 

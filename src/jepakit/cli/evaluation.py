@@ -14,7 +14,7 @@ from PIL import Image
 from rich.progress import Progress
 
 from jepakit.datamodules.base import EpisodeDataModule
-from jepakit.datamodules.recording import load_class, make_env
+from jepakit.datamodules.collect import load_class, make_env
 from jepakit.envs.base import GoalEnv
 from jepakit.export.runtime.torch_backend import TorchBackend
 from jepakit.planning.cem import CEM, CEMConfig
@@ -78,7 +78,8 @@ def evaluate_model(
     make_environment = environment_factory(data)
     check_fit(model, data)
     manifest = Manifest.load(Path(tasks.list)) if tasks.list else tasks_of(data, tasks)
-    search = Planner(TorchBackend(model, threads=planner.threads), CEM(planner.cem), planner.objective, bounded=planner.bounded)
+    backend = TorchBackend(model, threads=planner.threads)
+    search = Planner(backend, CEM(planner.cem), planner.objective, bounded=planner.bounded)
     policies: dict[str, Policy] = {
         model.name: MPCPolicy(search, planner.mpc),
         "random": RandomPolicy.uniform(*_bounds(data)),
