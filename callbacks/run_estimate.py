@@ -49,7 +49,9 @@ class RunEstimate(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Tensor], batch_idx: int
     ) -> None:
         """Before the first batch only: time, extrapolate, and print one line, or a warning if the run is long."""
-        if self.estimate is not None or trainer.fast_dev_run or not isinstance(pl_module, WorldModelModule):
+        if self.estimate is not None or getattr(trainer, "fast_dev_run", False):
+            return
+        if not isinstance(pl_module, WorldModelModule):
             return
         steps = trainer.estimated_stepping_batches - trainer.global_step
         if not math.isfinite(steps):
