@@ -90,8 +90,8 @@ def test_drawing_overwrites_what_was_there():
 
 def test_success_is_a_radius_of_sixteen_units():
     here = np.array([60.0, 60.0])
-    assert TwoRoom.success(here, [*here, SUCCESS_RADIUS - 0.01, 0.0])
-    assert not TwoRoom.success(here, [*here, SUCCESS_RADIUS, 0.0])
+    assert TwoRoom.success(here, here + np.array([SUCCESS_RADIUS - 0.01, 0.0]))
+    assert not TwoRoom.success(here, here + np.array([SUCCESS_RADIUS, 0.0]))
 
 
 def test_picture_of_another_state_leaves_the_simulator_alone():
