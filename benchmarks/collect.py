@@ -20,6 +20,8 @@ from jepakit.envs.tworoom import DOT_SIGMA, WORLD, TwoRoom, TwoRoomExplorer
 KINDS = {
     "TwoRoom": ("jepakit.envs.tworoom:TwoRoom", "jepakit.envs.tworoom:TwoRoomExplorer"),
     "PushT": ("jepakit.envs.pusht:PushT", "jepakit.envs.pusht_policies:PushTExplorer"),
+    "Collisions": ("jepakit.envs.collisions:Collisions", "jepakit.envs.scene_env:OccasionalPushes"),
+    "Gravity": ("jepakit.envs.gravity:Gravity", "jepakit.envs.scene_env:OccasionalPushes"),
 }
 
 

@@ -18,11 +18,13 @@ Array = NDArray[np.float64]
 class LatentMap(L.Callback):
     """After training, plot the first two principal components of validation latents, one panel per state entry.
 
-    Writes ``pictures/latent_map.png`` into the run's folder. The model is only asked to ``encode``.
+    Entries that are constant say nothing; of the others the first ``max_panels`` are drawn. Writes
+    ``pictures/latent_map.png`` into the run's folder. The model is only asked to ``encode``.
     """
 
-    def __init__(self, max_windows: int = 512) -> None:
+    def __init__(self, max_windows: int = 512, max_panels: int = 8) -> None:
         self.max_windows = max_windows
+        self.max_panels = max_panels
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Encode, project, draw."""
@@ -38,7 +40,11 @@ class LatentMap(L.Callback):
         names = _state_names(trainer, states[0].shape[1])
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
-        draw_map(np.concatenate(latents), np.concatenate(states), names, folder / "latent_map.png")
+        entries = np.concatenate(states)
+        shown = np.flatnonzero(np.ptp(entries, axis=0))[: self.max_panels]
+        draw_map(
+            np.concatenate(latents), entries[:, shown], [names[index] for index in shown], folder / "latent_map.png"
+        )
 
 
 def principal_components(latents: Array, count: int = 2) -> tuple[Array, Array]:

@@ -5,80 +5,21 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import lightning as L
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
-from jepakit.datamodules.collect import Collection, collect, load_class, make_env
-from jepakit.datamodules.hdf5 import HDF5Source
+from jepakit.datamodules.collect import Collection, collect
 from jepakit.datamodules.progress import progress_bar
-from jepakit.datamodules.store import MANIFEST, Codec, EpisodeSource, EpisodeStore
-from jepakit.datamodules.windows import Batch, EpochShuffle, Statistics, WindowDataset, WindowSpec, identity
-
-Part = Literal["train", "val", "test"]
-
-
-def open_source(path: str | Path) -> EpisodeSource:
-    """Open a data set by what it is: a store directory or an HDF5 file; anything else is an error."""
-    path = Path(path)
-    if path.is_dir() or path.name == MANIFEST:
-        return EpisodeStore(path.parent if path.name == MANIFEST else path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such data set; give a store directory or an .h5 file")
-    if path.suffix in {".h5", ".hdf5"}:
-        return HDF5Source(path)
-    raise ValueError(f"{path}: unknown kind of data set; expected a store directory or a file ending in .h5 or .hdf5")
-
-
-def split_episodes(count: int, *, val: float, test: float, seed: int) -> dict[Part, NDArray[np.int64]]:
-    """Partition episodes ``0 … count−1`` into sorted, disjoint parts; val and test get at least one each."""
-    if count < 3:
-        raise ValueError(f"split: found {count} episodes, expected at least 3 (train, val and test)")
-    if not (val > 0 and test > 0 and val + test < 1):
-        raise ValueError(f"split: found val={val} and test={test}, expected positive shares that leave some to train")
-    order = np.random.default_rng([seed, count]).permutation(count)
-    n_val, n_test = max(1, round(val * count)), max(1, round(test * count))
-    parts = np.split(order, [n_val, n_val + n_test])
-    return {"val": np.sort(parts[0]), "test": np.sort(parts[1]), "train": np.sort(parts[2])}
-
-
-def fit_statistics(
-    source: EpisodeSource,
-    episodes: NDArray[np.int64],
-    frame_skip: int,
-    bounds: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
-) -> Statistics:
-    """Action statistics of the given episodes; without known ``bounds`` the observed range is taken."""
-    rows = np.concatenate([source.offsets[e] + np.arange(source.lengths[e]) for e in episodes])
-    actions = source.read("action", rows).astype(np.float64)
-    last = np.cumsum(source.lengths[episodes]) - 1
-    missing = np.asarray(np.isnan(actions).any(axis=1))
-    missing[last] = False
-    if missing.any() or np.isinf(actions).any():
-        row = int(np.flatnonzero(missing | np.isinf(actions).any(axis=1))[0])
-        episode = int(episodes[np.searchsorted(last, row)])
-        raise ValueError(
-            f"{source.path}: column 'action' of episode {episode}: found {actions[row].tolist()} before the "
-            "last step, expected finite numbers; repair the data or drop the episode"
-        )
-    actions = actions[~np.isnan(actions).any(axis=1)]
-    mean, std = actions.mean(axis=0), actions.std(axis=0)
-    if (std == 0).any():
-        raise ValueError(
-            f"{source.path}: column 'action': dimensions {np.flatnonzero(std == 0).tolist()} are constant, so they "
-            "cannot be standardised; remove them from the data"
-        )
-    low, high = bounds or (actions.min(axis=0).astype(np.float32), actions.max(axis=0).astype(np.float32))
-    return Statistics(
-        action_mean=np.tile(mean, frame_skip).astype(np.float32),
-        action_std=np.tile(std, frame_skip).astype(np.float32),
-        action_low=low,
-        action_high=high,
-    )
+from jepakit.datamodules.readers import open_source
+from jepakit.datamodules.recording import load_class, make_env
+from jepakit.datamodules.sampling import EpochOrder, WindowLoader, WindowSampler
+from jepakit.datamodules.splits import Bounds, Part, fit_statistics, split_episodes
+from jepakit.datamodules.store import Codec, EpisodeSource
+from jepakit.datamodules.windows import Statistics, WindowDataset, WindowSpec, identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,14 +53,15 @@ class EpisodeDataModule(L.LightningDataModule):
     """Windows of a data set, split by episode; the base of all data modules.
 
     Args:
-        data: a store directory or an HDF5 file in the public layout. Subclasses that know an environment make their
-            own data when it is ``None``.
+        data: path or URL of a data set that ``readers`` knows. Subclasses that know an environment make their own when
+            it is ``None``.
         generate: what to make in that case.
         image_size: side of the square frames, checked against the data.
         history: context frames of a window.
         predictions: frames after them.
         frame_skip: environment steps between two frames.
-        batch_size: windows per batch.
+        cameras: further cameras by name: "wrist" serves the column ``pixels_wrist`` beside ``pixels``.
+        batch_size: windows per batch and process.
         num_workers: loader processes; 0 loads in the training process.
         val_share: share of the *episodes* used for validation.
         test_share: share of the *episodes* that only evaluation sees.
@@ -142,6 +84,7 @@ class EpisodeDataModule(L.LightningDataModule):
         history: int = 3,
         predictions: int = 1,
         frame_skip: int = 5,
+        cameras: tuple[str, ...] = (),
         batch_size: int = 128,
         num_workers: int = 0,
         val_share: float = 0.05,
@@ -155,6 +98,7 @@ class EpisodeDataModule(L.LightningDataModule):
         self.generate = generate
         self.image_size = image_size
         self.window = WindowSpec(history=history, predictions=predictions, frame_skip=frame_skip)
+        self.camera_columns = tuple(f"pixels_{camera}" for camera in cameras)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
@@ -198,7 +142,7 @@ class EpisodeDataModule(L.LightningDataModule):
             collect(self.collection, self.generate.root, workers=self.generate.workers, progress=report)
         self.prepare_seconds = time.perf_counter() - started
 
-    def action_bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    def action_bounds(self) -> Bounds | None:
         """Bounds ``(C,)`` of one raw action where the environment says them; otherwise the data's range is used."""
         if self.env is None:
             return None
@@ -210,7 +154,7 @@ class EpisodeDataModule(L.LightningDataModule):
         """Open the data, split it by episode and fit the statistics on the training part."""
         if self._source is not None:
             return
-        source = open_source(self.locate())
+        source = self.open_data()
         found = source.columns["pixels"].shape
         expected = (self.image_size, self.image_size, 3)
         if found != expected:
@@ -218,9 +162,32 @@ class EpisodeDataModule(L.LightningDataModule):
                 f"{source.path}: column 'pixels': found frames of {found}, expected {expected}; set image_size of "
                 f"data and model to {found[0]} or convert the data"
             )
-        self.parts = split_episodes(len(source.lengths), val=self._shares[0], test=self._shares[1], seed=self.seed)
-        self.statistics = fit_statistics(source, self.parts["train"], self.window.frame_skip, self.action_bounds())
+        for name in self.camera_columns:
+            if name not in source.columns:
+                raise ValueError(f"{source.path}: column {name!r} not found; it has {', '.join(source.columns)}")
+        self.parts = self.split_data(source)
+        self.statistics = self.fit_statistics(source)
         self._source = source
+
+    def open_data(self) -> EpisodeSource:
+        """Open what ``setup`` splits."""
+        return open_source(self.locate() if self.data is None else self.data)
+
+    def split_data(self, source: EpisodeSource) -> dict[Part, NDArray[np.int64]]:
+        """Sorted episodes of every part."""
+        return self.split_count(len(source.lengths))
+
+    def split_count(self, count: int) -> dict[Part, NDArray[np.int64]]:
+        """Split ``count`` episodes by this module's shares and seed."""
+        return split_episodes(count, val=self._shares[0], test=self._shares[1], seed=self.seed)
+
+    def fit_statistics(self, source: EpisodeSource) -> Statistics:
+        """Statistics of the training episodes."""
+        return fit_statistics(source, [(self.parts["train"], 1.0)], self.window.frame_skip, self.action_bounds())
+
+    def order(self, dataset: WindowDataset) -> EpochOrder:
+        """How training visits the windows."""
+        return EpochOrder(sizes=(len(dataset),), seed=self.seed)
 
     @property
     def source(self) -> EpisodeSource:
@@ -253,37 +220,55 @@ class EpisodeDataModule(L.LightningDataModule):
             self.window,
             last_action=self.statistics.action_mean[: self.action_dim],
             stride=1 if part == "train" else self.window.steps,
+            cameras=self.camera_columns,
         )
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled by (seed, epoch); the incomplete last batch is dropped."""
+    def train_dataloader(self) -> WindowLoader:
+        """Shuffled by (seed, epoch), in equal shares for all processes; the incomplete last batch is dropped."""
         dataset = self.dataset("train")
-        return self._loader(dataset, sampler=EpochShuffle(len(dataset), self.seed))
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """In order."""
-        return self._loader(self.dataset("val"), sampler=None)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """In order."""
-        return self._loader(self.dataset("test"), sampler=None)
-
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """The test windows, in order."""
-        return self.test_dataloader()
-
-    def _loader(self, dataset: WindowDataset, sampler: EpochShuffle | None) -> DataLoader[Batch]:
-        if sampler is not None and len(dataset) < self.batch_size:
+        rank, world_size = self._place()
+        if len(dataset) < self.batch_size * world_size:
             raise ValueError(
-                f"{self.source.path}: {len(dataset)} training windows do not fill one batch of {self.batch_size}; "
-                "lower batch_size or add data"
+                f"{self.source.path}: {len(dataset)} training windows do not fill one batch of {self.batch_size} for "
+                f"each of {world_size} processes; lower batch_size or add data"
             )
-        return DataLoader(
+        sampler = WindowSampler(self.order(dataset), rank=rank, world_size=world_size)
+        return self._loader(dataset, sampler, drop_last=True)
+
+    def val_dataloader(self) -> WindowLoader:
+        """In order."""
+        return self._in_order("val", even=True)
+
+    def test_dataloader(self) -> WindowLoader:
+        """In order."""
+        return self._in_order("test", even=True)
+
+    def predict_dataloader(self) -> WindowLoader:
+        """The test windows in order, every one of them in one process's share."""
+        return self._in_order("test", even=False)
+
+    def _in_order(self, part: Part, *, even: bool) -> WindowLoader:
+        dataset = self.dataset(part)
+        rank, world_size = self._place()
+        # Losses are reduced over processes, so each must have as many batches; a few windows may be left out for it.
+        even = even and len(dataset) >= world_size
+        order = EpochOrder(sizes=(len(dataset),))
+        return self._loader(dataset, WindowSampler(order, rank=rank, world_size=world_size, even=even), drop_last=False)
+
+    def _place(self) -> tuple[int, int]:
+        """Rank and number of training processes."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _loader(self, dataset: WindowDataset, sampler: WindowSampler, *, drop_last: bool) -> WindowLoader:
+        # Readers of other formats keep threads and handles that do not survive a fork.
+        forked = getattr(self.source, "fork_safe", False)
+        return WindowLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
-            drop_last=sampler is not None,
+            drop_last=drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            multiprocessing_context=None if forked or not self.num_workers else "spawn",
             collate_fn=identity,
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from jepakit.datamodules.collect import Progress as Report
+if TYPE_CHECKING:  # collecting needs the environments, a progress bar does not
+    from jepakit.datamodules.collect import Progress as Report
 
 
 @contextmanager

@@ -5,7 +5,8 @@ Shape letters: B batch, T frames, F frame skip, C raw action width, A = F·C act
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, get_worker_info
 
-from jepakit.datamodules.store import EpisodeSource
+from jepakit.datamodules.shared import BatchSlots, Field, FilledSlot
+from jepakit.datamodules.store import Array, EpisodeSource
 
 Batch = dict[str, Tensor]
 
@@ -61,9 +63,11 @@ class Statistics:
 class WindowDataset(Dataset[Batch]):
     """Windows of the given episodes, one every ``stride`` steps, as uint8 frames and raw actions.
 
-    The NaN action that ends an episode becomes ``last_action`` ``(C,)``; the column's mean, which is 0 once
-    standardised, says nothing. A batch is gathered
-    in one read per column: see ``__getitems__``. Raises ``ValueError`` when no episode is long enough.
+    ``cameras`` are further frame columns, served under their own names beside ``pixels``. The NaN action that ends an
+    episode becomes ``last_action`` ``(C,)``; the column's mean, which is 0 once standardised, says nothing. A batch is
+    gathered in one read per column: see ``__getitems__``. ``counts`` are the windows of each episode.
+
+    Raises ``ValueError`` when no episode is long enough.
     """
 
     def __init__(
@@ -74,77 +78,94 @@ class WindowDataset(Dataset[Batch]):
         *,
         last_action: NDArray[np.float32],
         stride: int = 1,
+        cameras: Sequence[str] = (),
     ) -> None:
         self.source = source
         self.spec = spec
-        self._last_action = last_action
-        counts = np.maximum((source.lengths[episodes] - spec.steps) // stride + 1, 0)
-        if counts.sum() == 0:
+        self.counts: NDArray[np.int64] = np.maximum((source.lengths[episodes] - spec.steps) // stride + 1, 0)
+        if self.counts.sum() == 0:
             longest = int(source.lengths[episodes].max()) if len(episodes) else 0
             raise ValueError(
                 f"{source.path}: the longest of {len(episodes)} episodes has {longest} steps, a window needs "
                 f"{spec.steps} (frames × frame_skip); lower history, predictions or frame_skip"
             )
-        self._episode = np.repeat(episodes, counts)
-        self._start = stride * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
-        self._columns = [name for name in ("proprio", "state") if name in source.columns]
+        self._last_action = last_action
+        self._stride = stride
+        self._episodes = episodes
+        self._ends = np.cumsum(self.counts)
+        self._cameras = ["pixels", *cameras]
+        self._vectors = [name for name in ("proprio", "state") if name in source.columns]
+        self.slots: BatchSlots | None = None  # where loader processes leave their batches
 
     def __len__(self) -> int:
-        return len(self._episode)
+        return int(self._ends[-1])
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The tensors of a batch."""
+        columns, frames = self.source.columns, self.spec.frames
+        action = columns["action"].shape[0] * self.spec.frame_skip
+        return {
+            **{name: Field("uint8", (frames, *columns[name].shape)) for name in self._cameras},
+            **{name: Field(columns[name].dtype, (frames, math.prod(columns[name].shape))) for name in self._vectors},
+            "action": Field("float32", (frames, action)),
+            "episode": Field("int64", ()),
+            "start": Field("int64", ()),
+        }
 
     def __getitem__(self, index: int) -> Batch:
         """One window, without the batch dimension."""
-        return {name: value[0] for name, value in self.__getitems__([index]).items()}
+        arrays = self._new_arrays(1)
+        self._fill(arrays, np.array([index]))
+        return {name: torch.from_numpy(value[0]) for name, value in arrays.items()}
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """The windows at ``indices`` as one batch (see the module's legend)."""
-        chosen = np.asarray(indices)
-        spec, source = self.spec, self.source
-        episode, start = self._episode[chosen], self._start[chosen]
+    def __getitems__(self, indices: Sequence[int]) -> Batch | FilledSlot:
+        """The windows at ``indices`` as one batch (see the module's legend); in a loader process, where to find it."""
+        worker = get_worker_info()
+        slot = self.slots.claim(worker.id) if self.slots is not None and worker is not None else None
+        if self.slots is None or slot is None:
+            arrays = self._new_arrays(len(indices))
+            self._fill(arrays, np.asarray(indices))
+            return {name: torch.from_numpy(value) for name, value in arrays.items()}
+        try:
+            self._fill(self.slots.arrays(slot, len(indices)), np.asarray(indices))
+        except BaseException:
+            self.slots.release(slot)
+            raise
+        return FilledSlot(slot, len(indices))
+
+    def _new_arrays(self, windows: int) -> dict[str, Array]:
+        return {name: np.empty((windows, *field.shape), field.dtype) for name, field in self.fields.items()}
+
+    def _fill(self, arrays: Mapping[str, Array], indices: NDArray[np.int64]) -> None:
+        """Read the windows at ``indices`` into the arrays of a batch."""
+        source = self.source
+        places = np.searchsorted(self._ends, indices, side="right")
+        episode = self._episodes[places]
+        start = self._stride * (indices - self._ends[places] + self.counts[places])
         first = source.offsets[episode] + start
-        frame_rows = (first[:, None] + spec.frame_skip * np.arange(spec.frames)).ravel()
-        action_rows = (first[:, None] + np.arange(spec.steps)).ravel()
-        shape = (len(chosen), spec.frames)
-        actions = source.read("action", action_rows)
-        ends = start + spec.steps == source.lengths[episode]
-        actions.reshape(len(chosen), spec.steps, -1)[ends, -1] = self._last_action
-        batch = {
-            "pixels": source.read("pixels", frame_rows).reshape(*shape, *source.columns["pixels"].shape),
-            "action": actions.reshape(*shape, -1),
-            "episode": episode,
-            "start": start,
-        }
-        for name in self._columns:
-            batch[name] = source.read(name, frame_rows).reshape(*shape, -1)
-        if not np.isfinite(batch["action"]).all():
-            window = int(np.flatnonzero(~np.isfinite(batch["action"]).all((1, 2)))[0])
+        rows = (first[:, None] + self.spec.frame_skip * np.arange(self.spec.frames)).ravel()
+        for name in (*self._cameras, *self._vectors):
+            source.read(name, rows, arrays[name].reshape(len(rows), *source.columns[name].shape))
+        arrays["action"][...] = self._actions(episode, start).reshape(arrays["action"].shape)
+        arrays["episode"][...] = episode
+        arrays["start"][...] = start
+
+    def _actions(self, episode: NDArray[np.int64], start: NDArray[np.int64]) -> Array:
+        """The actions of every window, (B, T·F, C)."""
+        source, steps = self.source, self.spec.steps
+        rows = (source.offsets[episode] + start)[:, None] + np.arange(steps)
+        actions = source.read("action", rows.ravel()).reshape(len(episode), steps, -1)
+        actions[start + steps == source.lengths[episode], -1] = self._last_action
+        if not np.isfinite(actions).all():
+            window = int(np.flatnonzero(~np.isfinite(actions).all((1, 2)))[0])
             raise ValueError(
                 f"{source.path}: column 'action' of episode {episode[window]}: found NaN or infinity between steps "
-                f"{start[window]} and {start[window] + spec.steps - 1}, expected NaN in the last step only"
+                f"{start[window]} and {start[window] + steps - 1}, expected NaN in the last step only"
             )
-        return {name: torch.from_numpy(value) for name, value in batch.items()}
+        return actions
 
 
 def identity(batch: Any) -> Any:  # noqa: ANN401 (whatever the dataset made)
     """Collate function for datasets whose ``__getitems__`` already makes a batch."""
     return batch
-
-
-class EpochShuffle(Sampler[int]):
-    """A permutation that depends on (seed, epoch) only; Lightning calls ``set_epoch``."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self._size = size
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation of this epoch."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self._seed, self._epoch]).permutation(self._size)
-        return iter(order.tolist())

@@ -62,6 +62,14 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """Whether the last ``advance`` touched an object; environments without objects never do."""
         return False
 
+    def annotations(self) -> dict[str, NDArray[Any]]:
+        """Further columns of a data set that tell what the current state shows, as instance masks do; none here."""
+        return {}
+
+    def events(self) -> dict[str, NDArray[Any]]:
+        """Columns of a data set that tell what the last ``advance`` did: ``contact`` and what a subclass adds."""
+        return {"contact": np.array(self.contact)}
+
     @staticmethod
     @abstractmethod
     def distance(state: NDArray[Any], goal: NDArray[Any]) -> float:

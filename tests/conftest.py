@@ -1,6 +1,22 @@
+import importlib.util
 from pathlib import Path
 
 import pytest
+
+# Tests of the extra `mujoco`, which `all-cpu` leaves out; .ci/run installs it and so runs them.
+HAS_MUJOCO = importlib.util.find_spec("mujoco") is not None
+collect_ignore_glob = [] if HAS_MUJOCO else [f"envs/test_{name}.py" for name in ("mujoco_scene", "reacher", "cube")]
+
+
+def pytest_report_header(config):
+    return None if HAS_MUJOCO else "deselected: tests of Reacher and Cube (pip install -e '.[mujoco]' to run them)"
+
+
+def pytest_collection_modifyitems(config, items):
+    if not HAS_MUJOCO:
+        dropped = [item for item in items if item.get_closest_marker("mujoco")]
+        items[:] = [item for item in items if not item.get_closest_marker("mujoco")]
+        config.hook.pytest_deselected(items=dropped)
 
 
 def pytest_addoption(parser):

@@ -14,6 +14,11 @@ RUNNABLE = {
     "lewm": ["lewm.yaml"],
     "lewm nano": ["lewm.yaml", "size/nano.yaml"],
     "lewm nano on Two-Room": ["lewm.yaml", "data/tworoom.yaml", "size/nano.yaml"],
+    "lewm nano on Push-T": ["lewm.yaml", "data/pusht.yaml", "size/nano.yaml"],
+    "lewm nano on Collisions": ["lewm.yaml", "data/collisions.yaml", "size/nano.yaml"],
+    "lewm nano on Gravity": ["lewm.yaml", "data/gravity.yaml", "size/nano.yaml"],
+    "lewm nano on Reacher": ["lewm.yaml", "data/reacher.yaml", "size/nano.yaml"],
+    "lewm nano on Cube": ["lewm.yaml", "data/cube.yaml", "size/nano.yaml"],
     "demo": ["demo.yaml"],
 }
 
@@ -23,12 +28,21 @@ def test_every_configuration_is_tried():
     assert shipped == {name for names in RUNNABLE.values() for name in names}
 
 
-@pytest.mark.parametrize("names", RUNNABLE.values(), ids=RUNNABLE.keys())
+NEED_MUJOCO = {"lewm nano on Reacher", "lewm nano on Cube"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(names, id=name, marks=[pytest.mark.mujoco] * (name in NEED_MUJOCO))
+        for name, names in RUNNABLE.items()
+    ],
+)
 def test_it_trains(names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files = [argument for name in names for argument in ("-c", str(CONFIGS / name))]
     small = [
-        *(f"--data.generate.root={tmp_path}", "--data.generate.episodes=4", "--data.generate.steps=30"),
+        *(f"--data.generate.root={tmp_path}", "--data.generate.episodes=6", "--data.generate.steps=30"),
         *("--data.generate.workers=1", "--data.batch_size=2", "--data.num_workers=0"),
         *("--trainer.fast_dev_run=true", f"--trainer.logger.init_args.save_dir={tmp_path}"),
     ]

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from jepakit.datamodules import EpisodeDataModule, Generate, TwoRoom
-from jepakit.datamodules.base import open_source, split_episodes
-from jepakit.datamodules.hdf5 import HDF5Source
-from jepakit.datamodules.store import EpisodeStore
-from jepakit.datamodules.windows import EpochShuffle, WindowDataset, WindowSpec
+from jepakit.datamodules.readers import open_source
+from jepakit.datamodules.splits import split_episodes
+from jepakit.datamodules.windows import WindowDataset, WindowSpec
 
 SAMPLE = Path(__file__).parent.parent / "fixtures" / "datasets" / "pusht_sample.h5"
 SPEC = WindowSpec(history=3, predictions=1, frame_skip=5)
@@ -82,10 +81,6 @@ def test_batches_are_uint8_and_repeat_with_the_epoch(data):
     assert order(0) != order(1)
 
 
-def test_every_window_is_visited_once_per_epoch():
-    assert sorted(EpochShuffle(101, seed=3)) == list(range(101))
-
-
 def test_worker_processes_see_the_same_data(data):
     alone = [batch["pixels"].numpy() for batch in data.val_dataloader()]
     data.num_workers = 2
@@ -94,7 +89,7 @@ def test_worker_processes_see_the_same_data(data):
 
 
 def test_sources_survive_pickling(tiny_store):
-    for source in (EpisodeStore(tiny_store), HDF5Source(SAMPLE)):
+    for source in (open_source(tiny_store), open_source(SAMPLE)):
         rows = np.array([3, 1, 40, 3])
         before = source.read("pixels", rows)
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(source)).read("pixels", rows), before)
@@ -200,3 +195,8 @@ def test_tworoom_makes_its_own_data_once(tmp_path):
     np.testing.assert_array_equal(module.statistics.action_low, [-1.0, -1.0])
     assert module.spec.action_dim == 2
     assert module.state_names == ("agent_x", "agent_y")
+
+
+def test_missing_cameras_are_named(tiny_store):
+    with pytest.raises(ValueError, match="column 'pixels_wrist' not found; it has pixels, action"):
+        EpisodeDataModule(str(tiny_store), image_size=32, cameras=("wrist",)).setup()

@@ -32,6 +32,7 @@ _COMMANDS = {
     "test": _Command("jepakit.cli.app:run", "losses on the test episodes", "train"),
     "predict": _Command("jepakit.cli.app:run", "latents and predictions of the test episodes", "train"),
     "evaluate": _Command("jepakit.cli.app:run", "success rate of planning in the environment", "train"),
+    "data": _Command("jepakit.cli.data:run", "convert, inspect, preview, check and generate data sets", "data"),
     "report": _Command("jepakit.cli.report:run", "one HTML page about a run", "train"),
     "demo": _Command("jepakit.cli.demo:run", "data, training, planning and a report in ten minutes", "train"),
 }

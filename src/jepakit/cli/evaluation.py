@@ -14,7 +14,7 @@ from PIL import Image
 from rich.progress import Progress
 
 from jepakit.datamodules.base import EpisodeDataModule
-from jepakit.datamodules.collect import load_class, make_env
+from jepakit.datamodules.recording import load_class, make_env
 from jepakit.envs.base import GoalEnv
 from jepakit.export.runtime.torch_backend import TorchBackend
 from jepakit.planning.cem import CEM, CEMConfig
