@@ -34,7 +34,7 @@ lint: $(READY)
 
 bench: $(READY)
 	@mkdir -p runs/bench
-	@set -e; for script in benchmarks/[a-z]*.py; do \
+	@set -e; for script in $$(grep -l __main__ benchmarks/*.py); do \
 	  echo "== $$script"; $(BIN)/python $$script --quick --json runs/bench/$$(basename $$script .py).json; done
 
 clean:
