@@ -1,4 +1,7 @@
-"""The same windows, read as public loaders read them: h5py row by row, and Lance with a JPEG decode per frame."""
+"""The same windows, read as public loaders read them: h5py row by row, and Lance with a JPEG decode per frame.
+
+Every dataset makes single windows, which the ``DataLoader`` stacks; file handles are opened in the process that reads.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from jepakit.datamodules.store import EpisodeStore
 from jepakit.datamodules.windows import WindowDataset
@@ -72,14 +75,15 @@ class _Windows(Dataset[dict[str, Tensor]]):
 
 
 class HDF5Windows(_Windows):
-    """A read per frame."""
+    """A strided slice per column; with one chunk per row, HDF5 reads row by row."""
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if self.file is None:
             self.file = h5py.File(self.path)
-        frames, actions = self.rows(index)
-        window = {name: np.stack([self.file[name][row] for row in frames]) for name in ("pixels", "proprio", "state")}
-        window["action"] = self.file["action"][actions[0] : actions[-1] + 1].reshape(self.frames, -1)
+        first = self.first[index]
+        rows = slice(first, first + self.steps, self.skip)
+        window = {name: self.file[name][rows] for name in ("pixels", "proprio", "state")}
+        window["action"] = self.file["action"][first : first + self.steps].reshape(self.frames, -1)
         return {name: torch.from_numpy(value) for name, value in window.items()}
 
 
@@ -117,6 +121,3 @@ class LanceBatches(LanceWindows):
 def _array(column: Any) -> np.ndarray:  # noqa: ANN401 (pyarrow)
     values = column.combine_chunks()
     return np.array(values.flatten()).reshape(len(values), -1)
-
-
-collate = default_collate

@@ -103,6 +103,7 @@ class WindowLoader(DataLoader[Batch]):
 
     _position = (0, 0)  # epoch, batches handed out in it
     _resume = False
+    _slots: BatchSlots | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator: Lightning asks for the iterator before it sets the epoch.
@@ -122,19 +123,27 @@ class WindowLoader(DataLoader[Batch]):
             yield batch
 
     def _batches(self) -> Iterator[Batch]:
-        dataset = self.dataset
-        assert isinstance(dataset, WindowDataset)
-        if self.num_workers and dataset.slots is None:
-            assert self.prefetch_factor is not None
-            # per process: those read ahead, the one in use, and the one before it, which callers often still hold
-            dataset.slots = BatchSlots(
-                dataset.fields,
-                batch_size=self.batch_size or 1,
-                workers=self.num_workers,
-                per_worker=self.prefetch_factor + 2,
-            )
+        slots = self._prepare_slots()
         for batch in super().__iter__():
-            yield dataset.slots.open(batch) if dataset.slots and isinstance(batch, FilledSlot) else batch
+            yield slots.open(batch) if slots is not None and isinstance(batch, FilledSlot) else batch
+
+    def _prepare_slots(self) -> BatchSlots | None:
+        """Shared memory for the loader processes that are about to start, or that have it already."""
+        if not self.num_workers:
+            return None
+        assert isinstance(self.dataset, WindowDataset)
+        assert self.prefetch_factor is not None
+        if self._slots is None or not self.persistent_workers:
+            # Batches read ahead, twice because an epoch that is left early may leave some behind; the one in use, and
+            # the one before it, which callers often still hold. Slots that are never used take no memory.
+            count = 2 * self.prefetch_factor + 2
+            assert self.batch_size is not None
+            self._slots = BatchSlots(
+                self.dataset.fields, batch_size=self.batch_size, workers=self.num_workers, per_worker=count
+            )
+        self._slots.begin_round()
+        self.dataset.slots = self._slots
+        return self._slots
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, batches handed out in it, and what must be the same for them to be the same batches."""

@@ -1,9 +1,9 @@
 """Batches from loader processes in shared memory that is used again.
 
 A ``DataLoader`` makes a new shared file for every tensor of every batch; mapping and clearing its pages costs more than
-reading the frames. Here each loader process has a few slots that stay mapped everywhere. A slot is claimed by the process
-that fills it and free again when nothing refers to the batch's memory any more, so batches may be kept as long as wanted:
-when all slots are taken, batches travel the usual way.
+reading the frames. Here each loader process has a few slots that stay mapped everywhere. It claims one, fills it and
+sends its number; the slot is free again once nothing refers to the batch's memory, so batches may be kept as long as
+wanted: when all slots are taken, batches travel the usual way.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _ALIGNMENT = 64
+_FREE, _HELD = 0, -1  # otherwise the round in which the slot was claimed
 
 
 @dataclass(frozen=True)
@@ -43,36 +44,45 @@ class FilledSlot:
 
 
 class BatchSlots:
-    """``per_worker`` slots for each of ``workers`` processes, for batches of up to ``batch_size`` windows."""
+    """``per_worker`` slots for each of ``workers`` processes, for batches of up to ``batch_size`` windows.
+
+    One set of processes must not share its slots with another.
+    """
 
     def __init__(self, fields: Mapping[str, Field], *, batch_size: int, workers: int, per_worker: int) -> None:
         self._fields = dict(fields)
         self._per_worker = per_worker
         sizes = [-(-field.bytes * batch_size // _ALIGNMENT) * _ALIGNMENT for field in fields.values()]
         self._begins = dict(zip(fields, np.cumsum([0, *sizes]).tolist(), strict=False))
-        self._memory = _shared(workers * per_worker, sum(sizes))
-        self._taken = _shared(workers * per_worker, 1)
+        self._memory = _shared((workers * per_worker, sum(sizes)), torch.uint8)
+        self._state = _shared((workers * per_worker,), torch.int64)
+        self._round = _shared((1,), torch.int64)
+
+    def begin_round(self) -> None:
+        """Give up the batches that were claimed before and never opened: an epoch was left in the middle."""
+        self._round += 1
 
     def claim(self, worker: int) -> int | None:
         """A free slot of a loader process, or None."""
-        mine = slice(worker * self._per_worker, (worker + 1) * self._per_worker)
-        taken = self._taken.numpy()[mine, 0]
-        free = int(taken.argmin())
-        if taken[free]:
-            return None
-        taken[free] = 1
-        return mine.start + free
+        first = worker * self._per_worker
+        state, current = self._state.numpy(), int(self._round)
+        for slot in range(first, first + self._per_worker):
+            if state[slot] not in (_HELD, current):
+                state[slot] = current
+                return slot
+        return None
+
+    def release(self, slot: int) -> None:
+        """Make a slot free."""
+        self._state[slot] = _FREE
 
     def arrays(self, slot: int, windows: int) -> dict[str, NDArray[np.generic]]:
         """The arrays ``(windows, …)`` of a slot, to be filled."""
         return {name: value.numpy() for name, value in self._views(self._memory[slot], windows).items()}
 
-    def release(self, slot: int) -> None:
-        """Make a slot free."""
-        self._taken[slot] = 0
-
     def open(self, filled: FilledSlot) -> dict[str, Tensor]:
         """The batch in a filled slot, which is free again once no tensor or view of it is left."""
+        self._state[filled.slot] = _HELD
         owner = self._memory.numpy()[filled.slot]
         weakref.finalize(owner, self.release, filled.slot).atexit = False
         return self._views(torch.from_numpy(owner), filled.windows)  # its storage, hence every view, refers to owner
@@ -85,7 +95,7 @@ class BatchSlots:
         return views
 
 
-def _shared(rows: int, columns: int) -> Tensor:
-    """Zeros (rows, columns) uint8 in shared memory; pages exist once they are touched."""
-    storage = torch.UntypedStorage._new_shared(rows * columns, device="cpu")  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (rows, columns))  # type: ignore[call-overload, no-any-return]
+def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros in shared memory; its pages exist once they are touched."""
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize, device="cpu")  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload, no-any-return]

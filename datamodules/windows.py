@@ -117,7 +117,7 @@ class WindowDataset(Dataset[Batch]):
         """One window, without the batch dimension."""
         arrays = self._new_arrays(1)
         self._fill(arrays, np.array([index]))
-        return {name: torch.from_numpy(value[0]) for name, value in arrays.items()}
+        return {name: torch.from_numpy(value)[0] for name, value in arrays.items()}
 
     def __getitems__(self, indices: Sequence[int]) -> Batch | FilledSlot:
         """The windows at ``indices`` as one batch (see the module's legend); in a loader process, where to find it."""
