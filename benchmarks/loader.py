@@ -46,7 +46,7 @@ def write_stores(folder: Path, image_size: int, episodes: int) -> dict[str, Epis
 
 
 class Pass(Sampler[int]):
-    """The next ``windows`` of one endless shuffled order: a pass ends when its last batch is made, nothing is left over."""
+    """The next ``windows`` of one endless shuffled order; a pass ends with its last batch, nothing is left over."""
 
     def __init__(self, order: EpochOrder) -> None:
         self.windows = 4 * BATCH
