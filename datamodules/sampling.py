@@ -108,7 +108,7 @@ class WindowLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator: Lightning asks for the iterator before it sets the epoch.
         sampler = self.sampler
-        if not isinstance(sampler, WindowSampler):  # Lightning's own, for overfit_batches
+        if not isinstance(sampler, WindowSampler):  # Lightning's own, for overfit_batches and predictions
             yield from self._batches()
             return
         epoch, done = self._position if self._resume else (0, 0)
@@ -129,7 +129,7 @@ class WindowLoader(DataLoader[Batch]):
 
     def _prepare_slots(self) -> BatchSlots | None:
         """Shared memory for the loader processes that are about to start, or that have it already."""
-        if not self.num_workers:
+        if not self.num_workers or self.batch_size is None:  # Lightning's own batches, for predictions
             return None
         assert isinstance(self.dataset, WindowDataset)
         assert self.prefetch_factor is not None
@@ -137,7 +137,6 @@ class WindowLoader(DataLoader[Batch]):
             # Batches read ahead, twice because an epoch that is left early may leave some behind; the one in use, and
             # the one before it, which callers often still hold. Slots that are never used take no memory.
             count = 2 * self.prefetch_factor + 2
-            assert self.batch_size is not None
             self._slots = BatchSlots(
                 self.dataset.fields, batch_size=self.batch_size, workers=self.num_workers, per_worker=count
             )

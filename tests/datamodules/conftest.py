@@ -1,8 +1,14 @@
 """A small generated data set that the tests of this folder share."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from jepakit.datamodules.collect import Collection, collect
+
+settings.register_profile(
+    "seeded", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("seeded")
 
 
 @pytest.fixture(scope="session")

@@ -147,6 +147,9 @@ class Recorder(L.LightningModule):
     def validation_step(self, batch):
         pass
 
+    def predict_step(self, batch):
+        return windows_of([batch])[0]
+
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
@@ -200,6 +203,15 @@ def test_overfitting_repeats_the_same_batches(tiny_store, tmp_path):
     with pytest.warns(UserWarning, match="requested to overfit"):
         seen = fit(tiny_store, tmp_path, num_workers=0, steps=4, overfit_batches=2)
     assert seen[:2] == seen[2:]
+
+
+def test_predictions_are_about_every_test_window(tiny_store):
+    module = Recorder()
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    data = EpisodeDataModule(str(tiny_store), image_size=32, batch_size=4, num_workers=1)
+    assert [window for batch in trainer.predict(module, data) for window in batch] == [
+        (int(episode), start) for episode in data.parts["test"] for start in (0, 20)
+    ]
 
 
 # -- several processes ----------------------------------------------------------------------------------------------

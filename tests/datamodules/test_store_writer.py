@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepakit.datamodules.store import MANIFEST, Column, EpisodeStore, EpisodeWriter, write_manifest, write_shard
@@ -34,7 +34,7 @@ def assert_holds(store, numbers, steps=10):
             np.testing.assert_array_equal(store.read(name, rows), expected)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8),
     shard_bytes=st.sampled_from([1, 2000, 10**9]),

@@ -39,7 +39,7 @@ class MemorySource:
         return out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6),
     gap=st.integers(0, 3),
