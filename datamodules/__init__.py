@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jepakit.lazy import lazy
 
 if TYPE_CHECKING:
-    from jepakit.datamodules.base import EpisodeDataModule, Generate
-    from jepakit.datamodules.collisions import Collisions
-    from jepakit.datamodules.cube import Cube
-    from jepakit.datamodules.gravity import Gravity
-    from jepakit.datamodules.mixture import Mixture, MixturePart
-    from jepakit.datamodules.pusht import PushT
-    from jepakit.datamodules.reacher import Reacher
-    from jepakit.datamodules.tworoom import TwoRoom
+    from jepakit.datamodules.base import EpisodeDataModule as EpisodeDataModule
+    from jepakit.datamodules.base import Generate as Generate
+    from jepakit.datamodules.collisions import Collisions as Collisions
+    from jepakit.datamodules.cube import Cube as Cube
+    from jepakit.datamodules.gravity import Gravity as Gravity
+    from jepakit.datamodules.mixture import Mixture as Mixture
+    from jepakit.datamodules.mixture import MixturePart as MixturePart
+    from jepakit.datamodules.pusht import PushT as PushT
+    from jepakit.datamodules.reacher import Reacher as Reacher
+    from jepakit.datamodules.tworoom import TwoRoom as TwoRoom
 
-_EXPORTS = {
-    "Collisions": "jepakit.datamodules.collisions",
-    "Cube": "jepakit.datamodules.cube",
-    "EpisodeDataModule": "jepakit.datamodules.base",
-    "Generate": "jepakit.datamodules.base",
-    "Gravity": "jepakit.datamodules.gravity",
-    "Mixture": "jepakit.datamodules.mixture",
-    "MixturePart": "jepakit.datamodules.mixture",
-    "PushT": "jepakit.datamodules.pusht",
-    "Reacher": "jepakit.datamodules.reacher",
-    "TwoRoom": "jepakit.datamodules.tworoom",
-}
-__all__ = [
-    "Collisions",
-    "Cube",
-    "EpisodeDataModule",
-    "Generate",
-    "Gravity",
-    "Mixture",
-    "MixturePart",
-    "PushT",
-    "Reacher",
-    "TwoRoom",
-]
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 (module attribute)
-    """Import an exported class on first use, so that importing this package costs nothing."""
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "base": ("EpisodeDataModule", "Generate"),
+        "collisions": ("Collisions",),
+        "cube": ("Cube",),
+        "gravity": ("Gravity",),
+        "mixture": ("Mixture", "MixturePart"),
+        "pusht": ("PushT",),
+        "reacher": ("Reacher",),
+        "tworoom": ("TwoRoom",),
+    },
+)
+__all__ = __dir__()

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from jepakit.datamodules.collect import Collection, collect
+from jepakit.datamodules.joined import JoinedSource
 from jepakit.datamodules.progress import progress_bar
 from jepakit.datamodules.readers import open_source
 from jepakit.datamodules.recording import load_class, make_env
@@ -60,7 +61,9 @@ class EpisodeDataModule(L.LightningDataModule):
         history: context frames of a window.
         predictions: frames after them.
         frame_skip: environment steps between two frames.
-        cameras: further cameras by name: "wrist" serves the column ``pixels_wrist`` beside ``pixels``.
+        columns: further columns of the data that every frame of a window brings, such as ``pixels_wrist`` or ``mask``.
+        features: path of a data set with the same episodes whose column ``features``, (tokens, width) per row, stands
+            in for the frames: what ``FeatureCache`` writes, or slots extracted elsewhere.
         batch_size: windows per batch and process.
         num_workers: loader processes; 0 loads in the training process.
         val_share: share of the *episodes* used for validation.
@@ -84,7 +87,8 @@ class EpisodeDataModule(L.LightningDataModule):
         history: int = 3,
         predictions: int = 1,
         frame_skip: int = 5,
-        cameras: tuple[str, ...] = (),
+        columns: tuple[str, ...] = (),
+        features: str | None = None,
         batch_size: int = 128,
         num_workers: int = 0,
         val_share: float = 0.05,
@@ -98,7 +102,8 @@ class EpisodeDataModule(L.LightningDataModule):
         self.generate = generate
         self.image_size = image_size
         self.window = WindowSpec(history=history, predictions=predictions, frame_skip=frame_skip)
-        self.camera_columns = tuple(f"pixels_{camera}" for camera in cameras)
+        self.columns = columns
+        self.features = features
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
@@ -162,9 +167,11 @@ class EpisodeDataModule(L.LightningDataModule):
                 f"{source.path}: column 'pixels': found frames of {found}, expected {expected}; set image_size of "
                 f"data and model to {found[0]} or convert the data"
             )
-        for name in self.camera_columns:
+        for name in self.columns:
             if name not in source.columns:
                 raise ValueError(f"{source.path}: column {name!r} not found; it has {', '.join(source.columns)}")
+        if self.features is not None:
+            source = JoinedSource(source, open_source(self.features), "features")
         self.parts = self.split_data(source)
         self.statistics = self.fit_statistics(source)
         self._source = source
@@ -220,7 +227,7 @@ class EpisodeDataModule(L.LightningDataModule):
             self.window,
             last_action=self.statistics.action_mean[: self.action_dim],
             stride=1 if part == "train" else self.window.steps,
-            cameras=self.camera_columns,
+            columns=("pixels" if self.features is None else "features", *self.columns),
         )
 
     def train_dataloader(self) -> WindowLoader:

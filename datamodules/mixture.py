@@ -86,7 +86,7 @@ class Mixture(EpisodeDataModule):
         history: context frames of a window.
         predictions: frames after them.
         frame_skip: environment steps between two frames.
-        cameras: further cameras, as in ``EpisodeDataModule``.
+        columns: further columns that every frame brings; every data set must have them.
         batch_size: windows per batch and process.
         num_workers: loader processes; 0 loads in the training process.
         val_share: share of each data set's *episodes* used for validation.
@@ -102,7 +102,7 @@ class Mixture(EpisodeDataModule):
         history: int = 3,
         predictions: int = 1,
         frame_skip: int = 5,
-        cameras: tuple[str, ...] = (),
+        columns: tuple[str, ...] = (),
         batch_size: int = 128,
         num_workers: int = 0,
         val_share: float = 0.05,
@@ -117,7 +117,7 @@ class Mixture(EpisodeDataModule):
             history=history,
             predictions=predictions,
             frame_skip=frame_skip,
-            cameras=cameras,
+            columns=columns,
             batch_size=batch_size,
             num_workers=num_workers,
             val_share=val_share,
@@ -130,7 +130,7 @@ class Mixture(EpisodeDataModule):
         """All data sets as one."""
         sources = [open_source(part.data) for part in self.mixture]
         self._counts = [len(source.lengths) for source in sources]
-        return ConcatenatedSource(sources, required=("pixels", "action", *self.camera_columns))
+        return ConcatenatedSource(sources, required=("pixels", "action", *self.columns))
 
     def split_data(self, source: EpisodeSource) -> dict[Part, NDArray[np.int64]]:
         """Split every data set by itself."""

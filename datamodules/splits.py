@@ -30,20 +30,24 @@ def split_episodes(count: int, *, val: float, test: float, seed: int) -> dict[Pa
 def fit_statistics(
     source: EpisodeSource, groups: Sequence[tuple[NDArray[np.int64], float]], frame_skip: int, bounds: Bounds | None
 ) -> Statistics:
-    """Statistics of the actions in groups of (episodes, weight); without known ``bounds`` the observed range is taken.
+    """Statistics of actions and proprioception in groups of (episodes, weight).
+
+    Without known ``bounds`` of the actions the observed range is taken.
 
     Each group counts by its weight, however many actions it has: what a batch looks like is what must be standardised.
     """
     groups_actions = [_actions(source, episodes) for episodes, _ in groups]
     weights = np.array([weight for _, weight in groups]) / sum(weight for _, weight in groups)
-    means = np.stack([actions.mean(axis=0) for actions in groups_actions])
-    mean = weights @ means
-    std = np.sqrt(weights @ np.stack([((actions - mean) ** 2).mean(axis=0) for actions in groups_actions]))
+    mean, std = _moments(groups_actions, weights)
     if (std == 0).any():
         raise ValueError(
             f"{source.path}: column 'action': dimensions {np.flatnonzero(std == 0).tolist()} are constant, so they "
             "cannot be standardised; remove them from the data"
         )
+    proprio: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    if "proprio" in source.columns:
+        groups_proprio = [source.read("proprio", _rows(source, e)).astype(np.float64) for e, _ in groups]
+        proprio = _moments([values.reshape(len(values), -1) for values in groups_proprio], weights)
     low = np.min([actions.min(axis=0) for actions in groups_actions], axis=0).astype(np.float32)
     high = np.max([actions.max(axis=0) for actions in groups_actions], axis=0).astype(np.float32)
     low, high = bounds or (low, high)
@@ -52,12 +56,27 @@ def fit_statistics(
         action_std=np.tile(std, frame_skip).astype(np.float32),
         action_low=low,
         action_high=high,
+        proprio_mean=None if proprio is None else proprio[0].astype(np.float32),
+        # a constant column says nothing: leave it at 0 rather than divide by 0
+        proprio_std=None if proprio is None else np.where(proprio[1] > 0, proprio[1], 1).astype(np.float32),
     )
+
+
+def _moments(
+    groups: Sequence[NDArray[np.float64]], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and population standard deviation of the columns of weighted groups."""
+    mean = weights @ np.stack([values.mean(axis=0) for values in groups])
+    return mean, np.sqrt(weights @ np.stack([((values - mean) ** 2).mean(axis=0) for values in groups]))
+
+
+def _rows(source: EpisodeSource, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([source.offsets[e] + np.arange(source.lengths[e]) for e in episodes])
 
 
 def _actions(source: EpisodeSource, episodes: NDArray[np.int64]) -> NDArray[np.float64]:
     """All actions of the episodes but the NaN that ends an episode; raises ``ValueError`` for any other."""
-    rows = np.concatenate([source.offsets[e] + np.arange(source.lengths[e]) for e in episodes])
+    rows = _rows(source, episodes)
     actions = source.read("action", rows).astype(np.float64)
     last = np.cumsum(source.lengths[episodes]) - 1
     missing = np.asarray(np.isnan(actions).any(axis=1))

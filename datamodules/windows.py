@@ -51,21 +51,25 @@ class Statistics:
     """What a model must know of the actions in the training episodes.
 
     ``action_mean`` and ``action_std`` ``(A,)`` standardise a block (population std per raw column, repeated F times);
-    ``action_low`` and ``action_high`` ``(C,)`` bound one raw action.
+    ``action_low`` and ``action_high`` ``(C,)`` bound one raw action. ``proprio_mean`` and ``proprio_std`` ``(P,)``
+    standardise proprioception where the data have it.
     """
 
     action_mean: NDArray[np.float32]
     action_std: NDArray[np.float32]
     action_low: NDArray[np.float32]
     action_high: NDArray[np.float32]
+    proprio_mean: NDArray[np.float32] | None = None
+    proprio_std: NDArray[np.float32] | None = None
 
 
 class WindowDataset(Dataset[Batch]):
     """Windows of the given episodes, one every ``stride`` steps, as uint8 frames and raw actions.
 
-    ``cameras`` are further frame columns, served under their own names beside ``pixels``. The NaN action that ends an
-    episode becomes ``last_action`` ``(C,)``; the column's mean, which is 0 once standardised, says nothing. A batch is
-    gathered in one read per column: see ``__getitems__``. ``counts`` are the windows of each episode.
+    ``columns`` are served as they are stored, one row per frame, beside the vectors ``proprio`` and ``state`` where the
+    data have them. The NaN action that ends an episode becomes ``last_action`` ``(C,)``; the column's mean, which is 0
+    once standardised, says nothing. A batch is gathered in one read per column: see ``__getitems__``. ``counts`` are
+    the windows of each episode.
 
     Raises ``ValueError`` when no episode is long enough.
     """
@@ -78,7 +82,7 @@ class WindowDataset(Dataset[Batch]):
         *,
         last_action: NDArray[np.float32],
         stride: int = 1,
-        cameras: Sequence[str] = (),
+        columns: Sequence[str] = ("pixels",),
     ) -> None:
         self.source = source
         self.spec = spec
@@ -93,7 +97,7 @@ class WindowDataset(Dataset[Batch]):
         self._stride = stride
         self._episodes = episodes
         self._ends = np.cumsum(self.counts)
-        self._cameras = ["pixels", *cameras]
+        self._columns = list(columns)
         self._vectors = [name for name in ("proprio", "state") if name in source.columns]
         self.slots: BatchSlots | None = None  # where loader processes leave their batches
 
@@ -106,7 +110,7 @@ class WindowDataset(Dataset[Batch]):
         columns, frames = self.source.columns, self.spec.frames
         action = columns["action"].shape[0] * self.spec.frame_skip
         return {
-            **{name: Field("uint8", (frames, *columns[name].shape)) for name in self._cameras},
+            **{name: Field(columns[name].dtype, (frames, *columns[name].shape)) for name in self._columns},
             **{name: Field(columns[name].dtype, (frames, math.prod(columns[name].shape))) for name in self._vectors},
             "action": Field("float32", (frames, action)),
             "episode": Field("int64", ()),
@@ -145,7 +149,7 @@ class WindowDataset(Dataset[Batch]):
         start = self._stride * (indices - self._ends[places] + self.counts[places])
         first = source.offsets[episode] + start
         rows = (first[:, None] + self.spec.frame_skip * np.arange(self.spec.frames)).ravel()
-        for name in (*self._cameras, *self._vectors):
+        for name in (*self._columns, *self._vectors):
             source.read(name, rows, arrays[name].reshape(len(rows), *source.columns[name].shape))
         arrays["action"][...] = self._actions(episode, start).reshape(arrays["action"].shape)
         arrays["episode"][...] = episode

@@ -5,8 +5,9 @@ Needs NumPy only. Names are imported when first used.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from jepakit.lazy import lazy
 
 if TYPE_CHECKING:
     from jepakit.planning.cem import CEM as CEM
@@ -29,19 +30,15 @@ if TYPE_CHECKING:
     from jepakit.planning.solver import Solution as Solution
     from jepakit.planning.solver import Solver as Solver
 
-_HOMES = {
-    "cem": ("CEM", "CEMConfig"),
-    "mpc": ("MPCConfig", "MPCPolicy"),
-    "objective": ("GoalDistance", "Objective"),
-    "planner": ("Backend", "Observation", "Plan", "Planner", "PlannerSpec"),
-    "policies": ("Assignment", "Policy", "RandomPolicy", "Scripted", "StayPolicy"),
-    "solver": ("SearchSpace", "Solution", "Solver"),
-}
-_MODULES = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
-__all__ = sorted(_MODULES)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "cem": ("CEM", "CEMConfig"),
+        "mpc": ("MPCConfig", "MPCPolicy"),
+        "objective": ("GoalDistance", "Objective"),
+        "planner": ("Backend", "Observation", "Plan", "Planner", "PlannerSpec"),
+        "policies": ("Assignment", "Policy", "RandomPolicy", "Scripted", "StayPolicy"),
+        "solver": ("SearchSpace", "Solution", "Solver"),
+    },
+)
+__all__ = __dir__()

@@ -2,53 +2,39 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from jepakit.lazy import lazy
+
 if TYPE_CHECKING:
-    from jepakit.zoo.base import Losses, Statistics, WorldModel, WorldModelConfig
-    from jepakit.zoo.lewm.config import LeWMConfig
-    from jepakit.zoo.lewm.model import LeWMModel
-    from jepakit.zoo.module import LeWM, OptimizerConfig, WorldModelModule
-    from jepakit.zoo.weights import from_pretrained, load_model, save_pretrained
+    from jepakit.zoo.base import Losses as Losses
+    from jepakit.zoo.base import Statistics as Statistics
+    from jepakit.zoo.base import WorldModel as WorldModel
+    from jepakit.zoo.base import WorldModelConfig as WorldModelConfig
+    from jepakit.zoo.lewm.config import LeWMConfig as LeWMConfig
+    from jepakit.zoo.lewm.model import LeWMModel as LeWMModel
+    from jepakit.zoo.lewm.module import LeWM as LeWM
+    from jepakit.zoo.module import OptimizerConfig as OptimizerConfig
+    from jepakit.zoo.module import WorldModelModule as WorldModelModule
+    from jepakit.zoo.pldm.config import PLDMConfig as PLDMConfig
+    from jepakit.zoo.pldm.model import PLDMModel as PLDMModel
+    from jepakit.zoo.pldm.module import PLDM as PLDM
+    from jepakit.zoo.weights import from_pretrained as from_pretrained
+    from jepakit.zoo.weights import load_model as load_model
+    from jepakit.zoo.weights import save_pretrained as save_pretrained
 
-_HOMES = {
-    "LeWM": "jepakit.zoo.module",
-    "LeWMConfig": "jepakit.zoo.lewm.config",
-    "LeWMModel": "jepakit.zoo.lewm.model",
-    "Losses": "jepakit.zoo.base",
-    "OptimizerConfig": "jepakit.zoo.module",
-    "Statistics": "jepakit.zoo.base",
-    "WorldModel": "jepakit.zoo.base",
-    "WorldModelConfig": "jepakit.zoo.base",
-    "WorldModelModule": "jepakit.zoo.module",
-    "from_pretrained": "jepakit.zoo.weights",
-    "load_model": "jepakit.zoo.weights",
-    "save_pretrained": "jepakit.zoo.weights",
-}
-
-__all__ = [
-    "LeWM",
-    "LeWMConfig",
-    "LeWMModel",
-    "Losses",
-    "OptimizerConfig",
-    "Statistics",
-    "WorldModel",
-    "WorldModelConfig",
-    "WorldModelModule",
-    "from_pretrained",
-    "load_model",
-    "save_pretrained",
-]
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first used (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "base": ("Losses", "Statistics", "WorldModel", "WorldModelConfig"),
+        "lewm.config": ("LeWMConfig",),
+        "lewm.model": ("LeWMModel",),
+        "lewm.module": ("LeWM",),
+        "module": ("OptimizerConfig", "WorldModelModule"),
+        "pldm.config": ("PLDMConfig",),
+        "pldm.model": ("PLDMModel",),
+        "pldm.module": ("PLDM",),
+        "weights": ("from_pretrained", "load_model", "save_pretrained"),
+    },
+)
+__all__ = __dir__()

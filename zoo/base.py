@@ -1,7 +1,8 @@
 """What every world model here is: a handful of verbs, and the data's statistics as buffers.
 
 Shape letters: B batch, T frames, H history frames, N latent tokens per frame, D latent width, F frame skip,
-A action-block width (F · C), C raw action width, S candidates, K horizon in blocks, h, w picture size.
+A action-block width (F · C), C raw action width, P width of proprioception, S candidates, K horizon in blocks, h, w
+picture size.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from jepakit.zoo.config import check_whole_numbers
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,24 +37,37 @@ class WorldModelConfig:
     history: int = 3
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # whole numbers are sizes and counts, but for the seed
-            value, least = getattr(self, field.name), 0 if field.name == "seed" else 1
-            if isinstance(value, int) and value < least:
-                raise ValueError(f"{field.name}: found {value}, expected at least {least}")
+        check_whole_numbers(self)
 
     @property
     def block_width(self) -> int:
         """A: the width of an action block."""
         return self.frame_skip * self.action_dim
 
+    @property
+    def predictions(self) -> int:
+        """Frames of a training window after the history."""
+        return 1
+
+    @property
+    def pretrain_steps(self) -> int:
+        """Optimiser steps that train the encoder alone before the predictor is trained on it, frozen; 0 for none."""
+        return 0
+
 
 def neutral_statistics(config: WorldModelConfig) -> dict[str, Tensor]:
-    """Return the buffers of a model that has seen no data: actions pass unchanged and have no bounds."""
+    """Return the buffers of a model that has seen no data: actions pass unchanged and have no bounds.
+
+    A config with ``proprio_dim`` above 0 has statistics of proprioception, too.
+    """
+    proprio = getattr(config, "proprio_dim", 0)
+    standard = {"proprio_mean": torch.zeros(proprio), "proprio_std": torch.ones(proprio)}
     return {
         "action_mean": torch.zeros(config.block_width),
         "action_std": torch.ones(config.block_width),
         "action_low": torch.full((config.action_dim,), -torch.inf),
         "action_high": torch.full((config.action_dim,), torch.inf),
+        **(standard if proprio else {}),
     }
 
 
@@ -76,6 +92,16 @@ class Statistics(Protocol):
     @property
     def action_high(self) -> NDArray[np.float32]:
         """(C,) largest action."""
+        ...
+
+    @property
+    def proprio_mean(self) -> NDArray[np.float32] | None:
+        """(P,) mean of proprioception, where the data have it."""
+        ...
+
+    @property
+    def proprio_std(self) -> NDArray[np.float32] | None:
+        """(P,) its standard deviation."""
         ...
 
 
@@ -103,6 +129,8 @@ class WorldModel(nn.Module):
     action_std: Tensor
     action_low: Tensor
     action_high: Tensor
+    proprio_mean: Tensor  # these two only where the config has a proprio_dim above 0
+    proprio_std: Tensor
     _pixel_scale: Tensor
     _pixel_offset: Tensor
 
@@ -143,6 +171,9 @@ class WorldModel(nn.Module):
     def goal_cost(self, predicted: Tensor, goal: Tensor) -> Tensor:
         """Distance (B, S) of predicted latents (B, S, N, D) from the goal's latents (B, N, D)."""
 
+    def step_done(self, step: int) -> None:
+        """Called after each optimiser step with the number of steps done: moving averages, change of phase."""
+
     # -- statistics ---------------------------------------------------------------------------------------------
     def set_statistics(self, statistics: Statistics) -> None:
         """Copy the training data's statistics into the buffers.
@@ -151,23 +182,25 @@ class WorldModel(nn.Module):
         deviation that is not positive, or bounds in the wrong order; the buffers are then unchanged.
         """
         new: dict[str, Tensor] = {}
-        for field in ("action_mean", "action_std", "action_low", "action_high"):
+        for field in neutral_statistics(self.config):
             buffer: Tensor = getattr(self, field)
-            value = torch.as_tensor(np.asarray(getattr(statistics, field), dtype=np.float32))
+            given = getattr(statistics, field)
+            if given is None:
+                raise ValueError(f"statistics.{field}: the data have none, the model's proprio_dim is {len(buffer)}")
+            value = torch.as_tensor(np.asarray(given, dtype=np.float32))
             if value.shape != buffer.shape:
                 raise ValueError(
                     f"statistics.{field}: found shape {tuple(value.shape)}, expected {tuple(buffer.shape)} from "
-                    f"frame_skip {self.config.frame_skip} and action_dim {self.config.action_dim}; "
-                    "set these two in the model's config as the data has them"
+                    "frame_skip, action_dim and proprio_dim of the model's config; set these as the data has them"
                 )
             bad = value.isnan() if field in ("action_low", "action_high") else ~value.isfinite()
-            if field == "action_std":
+            if field.endswith("_std"):
                 bad = bad | (value <= 0)
             if bad.any():
                 columns = bad.nonzero().flatten().tolist()
                 raise ValueError(
                     f"statistics.{field}: found {value[bad].tolist()} in columns {columns}, expected finite"
-                    f"{' and positive' if field == 'action_std' else ''} numbers; drop constant or broken columns"
+                    f"{' and positive' if field.endswith('_std') else ''} numbers; drop constant or broken columns"
                 )
             new[field] = value
         if (new["action_low"] > new["action_high"]).any():
@@ -178,6 +211,10 @@ class WorldModel(nn.Module):
     def normalise_actions(self, actions: Tensor) -> Tensor:
         """Raw action blocks (..., A) to zero mean and unit variance per column."""
         return (actions - self.action_mean) / self.action_std
+
+    def normalise_proprio(self, proprio: Tensor) -> Tensor:
+        """Raw proprioception (..., P) to zero mean and unit variance per column."""
+        return (proprio - self.proprio_mean) / self.proprio_std
 
     def normalise_frames(self, pixels: Tensor) -> Tensor:
         """Frames (B, T, h, w, 3) uint8 to (B, T, 3, h, w) float, ``(pixels / 255 − mean) / std`` of ImageNet.
@@ -206,13 +243,18 @@ class WorldModel(nn.Module):
         return pixels
 
     def check_batch(self, batch: Mapping[str, Tensor]) -> None:
-        """Raise ``ValueError`` unless ``batch`` holds windows of 2 to ``history`` + 1 frames and their actions."""
+        """Raise ``ValueError`` unless ``batch`` holds windows of fitting length and their actions.
+
+        That is 2 to ``history`` + 1 frames or, for models that predict several at once, ``predictions`` after a
+        history of at least one.
+        """
         pixels = self.check_frames(batch)
-        longest = self.config.history + 1
-        if not 2 <= pixels.shape[1] <= longest:
+        future = self.config.predictions
+        shortest, longest = 1 + future, self.config.history + future
+        if not shortest <= pixels.shape[1] <= longest:
             raise ValueError(
-                f"pixels: found windows of {pixels.shape[1]} frames, expected 2 to {longest}: the trained history and "
-                "one target; set history in the model's config or the windows of the data"
+                f"pixels: found windows of {pixels.shape[1]} frames, expected {shortest} to {longest}: the trained "
+                f"history and {future} to predict; set history in the model's config or the windows of the data"
             )
         if "action" not in batch:
             raise ValueError(f"batch: found keys {sorted(batch)}, expected 'action' beside 'pixels'")

@@ -11,6 +11,25 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 C = TypeVar("C")
 
 
+def at_least(least: int, *, default: int) -> Any:  # noqa: ANN401 (stands for the field's value)
+    """A whole-number field of a config whose smallest value is not 1; see ``check_whole_numbers``."""
+    return dataclasses.field(default=default, metadata={"least": least})
+
+
+def check_whole_numbers(config: object) -> None:
+    """Raise ``ValueError`` for a whole number of ``config`` below 1, or below what its field's ``at_least`` says."""
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value, least = getattr(config, field.name), field.metadata.get("least", 1)
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            raise ValueError(f"{field.name}: found {value}, expected at least {least}")
+
+
+def require_multiple(name: str, value: int, divisor_name: str, divisor: int) -> None:
+    """Raise ``ValueError`` naming both fields unless ``value`` is a multiple of ``divisor``."""
+    if value % divisor:
+        raise ValueError(f"{name}: found {value}, expected a multiple of {divisor_name}, {divisor}")
+
+
 def parse_config(cls: type[C], values: C | Mapping[str, Any], *, where: str) -> C:
     """Build the config dataclass ``cls`` from ``values``; an instance of ``cls`` passes through.
 

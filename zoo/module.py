@@ -1,4 +1,4 @@
-"""The one Lightning module of all world models, and its thin, named subclasses.
+"""The one Lightning module of all world models; each family's folder has a thin, named subclass.
 
 Shape letters as in ``jepakit.zoo.base``.
 """
@@ -13,14 +13,13 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from jepakit.zoo.base import Losses, WorldModel
 from jepakit.zoo.config import parse_config, plain_config
 from jepakit.zoo.files import load_strict
-from jepakit.zoo.lewm.config import LeWMConfig
-from jepakit.zoo.lewm.model import LeWMModel
 from jepakit.zoo.registry import lookup
 from jepakit.zoo.weights import read_checkpoint, save_pretrained
 
@@ -46,11 +45,12 @@ class OptimizerConfig:
 class WorldModelModule(L.LightningModule):
     """Trains any ``WorldModel``: the only training step, logging and optimiser of the zoo."""
 
-    def __init__(self, model: WorldModel, optimizer: OptimizerConfig) -> None:
+    def __init__(self, model: WorldModel, optimizer: OptimizerConfig | Mapping[str, Any]) -> None:
         super().__init__()
         self.model = model
-        self.optimizer_config = optimizer
-        self.save_hyperparameters({"config": plain_config(model.config), "optimizer": plain_config(optimizer)})
+        self.optimizer_config = parse_config(OptimizerConfig, optimizer, where="optimizer")
+        settings = {"config": plain_config(model.config), "optimizer": plain_config(self.optimizer_config)}
+        self.save_hyperparameters(settings)
 
     # -- the model's verbs ----------------------------------------------------------------------------------------
     def encode(self, observation: Mapping[str, Tensor]) -> Tensor:
@@ -110,12 +110,11 @@ class WorldModelModule(L.LightningModule):
             self.model.set_statistics(statistics)
 
     def _check_data(self, spec: object) -> None:
-        names = ("image_size", "frame_skip", "action_dim", "history")
-        expected = {name: getattr(self.model.config, name) for name in names} | {"predictions": 1}
+        names = ("image_size", "frame_skip", "action_dim", "history", "predictions")
         wrong = [
-            f"{name}: the data have {getattr(spec, name)}, the model expects {value}"
-            for name, value in expected.items()
-            if getattr(spec, name) != value
+            f"{name}: the data have {getattr(spec, name)}, the model expects {getattr(self.model.config, name)}"
+            for name in names
+            if getattr(spec, name) != getattr(self.model.config, name)
         ]
         if wrong:
             raise ValueError(f"data and model disagree: {'; '.join(wrong)}; change the config of one of the two")
@@ -143,30 +142,50 @@ class WorldModelModule(L.LightningModule):
 
     def _step(self, stage: str, batch: dict[str, Tensor], step: int) -> dict[str, Any]:
         losses = self.model.losses(batch, step)
-        windows = batch["pixels"].shape[0]
+        windows = batch["action"].shape[0]
         terms = {f"{stage}/{name}": value.detach() for name, value in losses.terms.items()}
         self.log(f"{stage}/loss", losses.total.detach(), prog_bar=True, batch_size=windows, sync_dist=stage != "train")
         self.log_dict(terms, batch_size=windows, sync_dist=stage != "train")
         return {"loss": losses.total, "outputs": {name: value.detach() for name, value in losses.outputs.items()}}
 
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Tell the model after each step."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.model.step_done(self.global_step + 1)  # Lightning counts this step after returning from here
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW and its schedule over the whole run."""
+        """AdamW over what is trained, and its schedule: one cycle, or one for the encoder and one for the rest."""
         config = self.optimizer_config
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
             raise ValueError(
                 "trainer: found no end of training, expected max_epochs or max_steps; the schedule needs it"
             )
+        pretrain = self.model.config.pretrain_steps
+        if pretrain >= steps:
+            raise ValueError(
+                f"trainer: found {int(steps)} steps in all, {pretrain} of them for the encoder alone; expected steps "
+                "that are left for the predictor: raise trainer.max_steps or lower the encoder's"
+            )
         optimizer = torch.optim.AdamW(
-            self.parameters(),
+            [parameter for parameter in self.parameters() if parameter.requires_grad],
             lr=config.lr,
             betas=config.betas,
             weight_decay=config.weight_decay,
             fused=self.device.type == "cpu" or None,  # 2 ms instead of 10 for a small model; elsewhere torch's choice
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, steps=int(steps), warmup_fraction=config.warmup_fraction)
-        )
+
+        def factor(step: int) -> float:
+            phase, length = (step, pretrain) if step < pretrain else (step - pretrain, int(steps) - pretrain)
+            return warmup_cosine(phase, steps=length, warmup_fraction=config.warmup_fraction)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -177,18 +196,3 @@ def warmup_cosine(step: int, *, steps: int, warmup_fraction: float) -> float:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-
-
-_PAPER_SIZE = LeWMConfig()
-_PAPER_OPTIMIZER = OptimizerConfig()
-
-
-class LeWM(WorldModelModule):
-    """LeWM (arXiv 2603.19312): see ``LeWMConfig`` for its sizes and ``LeWMModel`` for its equations.
-
-    Both arguments may also be plain mappings, as a checkpoint stores them. The annotations do not say so, because
-    jsonargparse 4.53 cannot merge configuration files into a union of a dataclass and a dict.
-    """
-
-    def __init__(self, config: LeWMConfig = _PAPER_SIZE, optimizer: OptimizerConfig = _PAPER_OPTIMIZER) -> None:
-        super().__init__(LeWMModel(config), parse_config(OptimizerConfig, optimizer, where="optimizer"))

@@ -35,12 +35,16 @@ class Entry:
         return found
 
 
+def _family(folder: str, name: str) -> Entry:
+    home = f"jepakit.zoo.{folder}"
+    return Entry(
+        model=f"{home}.model:{name}Model", config=f"{home}.config:{name}Config", module=f"{home}.module:{name}"
+    )
+
+
 REGISTRY: dict[str, Entry] = {
-    "lewm": Entry(
-        model="jepakit.zoo.lewm.model:LeWMModel",
-        config="jepakit.zoo.lewm.config:LeWMConfig",
-        module="jepakit.zoo.module:LeWM",
-    ),
+    "lewm": _family("lewm", "LeWM"),
+    "pldm": _family("pldm", "PLDM"),
 }
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
-from jepakit.datamodules import EpisodeDataModule, Generate, TwoRoom
+from jepakit.datamodules import Collisions, EpisodeDataModule, Generate, TwoRoom
 from jepakit.datamodules.readers import open_source
 from jepakit.datamodules.splits import split_episodes
 from jepakit.datamodules.windows import WindowDataset, WindowSpec
@@ -185,7 +186,7 @@ def test_a_data_set_must_be_given_where_none_can_be_made():
 
 
 def test_tworoom_makes_its_own_data_once(tmp_path):
-    module = TwoRoom(generate=Generate(root=str(tmp_path), episodes=4, steps=30, workers=1), image_size=32)
+    module = TwoRoom(generate=Generate(root=str(tmp_path), episodes=12, steps=30, workers=1), image_size=32)
     module.prepare_data()
     manifest = module.locate() / "manifest.json"
     written = manifest.stat().st_mtime_ns
@@ -199,4 +200,27 @@ def test_tworoom_makes_its_own_data_once(tmp_path):
 
 def test_missing_cameras_are_named(tiny_store):
     with pytest.raises(ValueError, match="column 'pixels_wrist' not found; it has pixels, action"):
-        EpisodeDataModule(str(tiny_store), image_size=32, cameras=("wrist",)).setup()
+        EpisodeDataModule(str(tiny_store), image_size=32, columns=("pixels_wrist",)).setup()
+
+
+def test_proprioception_is_standardised_by_the_training_episodes(data):
+    rows = np.concatenate([data.source.offsets[e] + np.arange(40) for e in data.parts["train"]])
+    values = data.source.read("proprio", rows).astype(np.float64)
+    np.testing.assert_allclose(data.statistics.proprio_mean, values.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(data.statistics.proprio_std, values.std(axis=0), rtol=1e-6)
+
+
+def test_masks_and_other_columns_come_as_they_are_stored(tmp_path):
+    data = Collisions(
+        generate=Generate(root=str(tmp_path), episodes=12, steps=30, workers=1),
+        image_size=32,
+        columns=("mask",),
+        batch_size=4,
+    )
+    data.prepare_data()
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    first = data.source.offsets[batch["episode"][0]] + int(batch["start"][0])
+    assert batch["mask"].dtype == torch.uint8
+    np.testing.assert_array_equal(batch["mask"][0], data.source.read("mask", first + 5 * np.arange(4)))
+    assert len(np.unique(batch["mask"])) > 3

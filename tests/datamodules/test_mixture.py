@@ -66,7 +66,7 @@ def test_every_part_is_split_by_itself(paths):
 
 
 def test_batches_follow_the_weights_and_hold_every_camera(paths):
-    module = make_mixture(paths, cameras=("wrist",))
+    module = make_mixture(paths, columns=("pixels_wrist",))
     loader = module.train_dataloader()
     batches = list(loader)
     assert batches[0]["pixels_wrist"].shape == (16, 4, 8, 12, 3)
@@ -103,7 +103,7 @@ def test_parts_that_do_not_fit_together_are_named(paths, tmp_path):
         make_mixture({"a": paths["a"], "other": other})
     plain = write(tmp_path / "plain", [30] * 4, seed=2)
     with pytest.raises(ValueError, match="plain: column 'pixels_wrist' not found"):
-        make_mixture({"a": paths["a"], "plain": plain}, cameras=("wrist",))
+        make_mixture({"a": paths["a"], "plain": plain}, columns=("pixels_wrist",))
     short = write(tmp_path / "short", [10] * 4, seed=2)
     module = make_mixture({"a": paths["a"], "short": short})
     with pytest.raises(ValueError, match=r"short: no training episode has the 20 steps"):
@@ -117,7 +117,7 @@ def test_parts_that_do_not_fit_together_are_named(paths, tmp_path):
 def test_a_mixture_can_be_written_in_a_configuration(paths):
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(Mixture, "data")
-    settings = {"parts": [{"data": paths["a"], "weight": 2}, {"data": paths["b"]}], "cameras": ["wrist"]}
+    settings = {"parts": [{"data": paths["a"], "weight": 2}, {"data": paths["b"]}], "columns": ["pixels_wrist"]}
     module = parser.instantiate_classes(parser.parse_object({"data": settings})).data
     assert [(part.data, part.weight) for part in module.mixture] == [(paths["a"], 2), (paths["b"], 1.0)]
-    assert module.camera_columns == ("pixels_wrist",)
+    assert module.columns == ("pixels_wrist",)

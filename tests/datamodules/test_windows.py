@@ -59,7 +59,7 @@ def test_every_window_is_what_its_definition_says(lengths, gap, history, predict
         with pytest.raises(ValueError, match=f"a window needs {spec.steps}"):
             WindowDataset(source, episodes, spec, last_action=last, stride=stride)
         return
-    dataset = WindowDataset(source, episodes, spec, last_action=last, stride=stride, cameras=("pixels_wrist",))
+    dataset = WindowDataset(source, episodes, spec, last_action=last, stride=stride, columns=("pixels", "pixels_wrist"))
     assert len(dataset) == len(expected)
     chosen = np.random.default_rng(0).permutation(len(expected))[:20]
     batch = {name: value.numpy() for name, value in dataset.__getitems__(chosen.tolist()).items()}

@@ -38,6 +38,8 @@ class FittedStatistics:
     action_std: np.ndarray = field(default_factory=lambda: np.linspace(0.5, 2, 6, dtype=np.float32))
     action_low: np.ndarray = field(default_factory=lambda: np.full(3, -2, np.float32))
     action_high: np.ndarray = field(default_factory=lambda: np.full(3, 3, np.float32))
+    proprio_mean: np.ndarray | None = None
+    proprio_std: np.ndarray | None = None
 
 
 @pytest.fixture

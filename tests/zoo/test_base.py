@@ -1,8 +1,11 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 
 from jepakit.zoo import LeWMConfig
+from jepakit.zoo.config import at_least
 from jepakit.zoo.lewm.model import LeWMModel
 
 
@@ -36,7 +39,7 @@ def test_without_statistics_actions_pass_unchanged_and_unbounded(small):
         (
             "action_mean",
             np.zeros(4),
-            r"action_mean: found shape \(4,\), expected \(6,\) from frame_skip 2 and action_dim 3",
+            r"action_mean: found shape \(4,\), expected \(6,\) from frame_skip, action_dim",
         ),
         ("action_mean", np.array([0, 0, np.nan, 0, 0, 0]), r"action_mean: found \[nan\] in columns \[2\]"),
         (
@@ -55,6 +58,21 @@ def test_bad_statistics_change_nothing(model, statistics, field, value, message)
     with pytest.raises(ValueError, match=message):
         model.set_statistics(statistics)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithProprio(LeWMConfig):
+    proprio_dim: int = at_least(0, default=0)
+
+
+def test_proprioception_is_standardised_where_the_model_takes_it(small, statistics):
+    model = LeWMModel(WithProprio(**{**small, "cnn_channels": (4, 6), "proprio_dim": 2}))
+    with pytest.raises(ValueError, match="proprio_mean: the data have none, the model's proprio_dim is 2"):
+        model.set_statistics(statistics)
+    statistics.proprio_mean, statistics.proprio_std = np.array([1.0, 2.0]), np.array([0.5, 4.0])
+    model.set_statistics(statistics)
+    torch.testing.assert_close(model.normalise_proprio(torch.tensor([[2.0, 10.0]])), torch.tensor([[2.0, 2.0]]))
+    assert {"proprio_mean", "proprio_std"} <= model.state_dict().keys()
 
 
 def refusals(batch):

@@ -1,4 +1,5 @@
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
 
-from jepakit.zoo import LeWM, LeWMConfig, OptimizerConfig, from_pretrained
+from jepakit.zoo import LeWM, LeWMConfig, LeWMModel, OptimizerConfig, WorldModelModule, from_pretrained
 from jepakit.zoo.module import warmup_cosine
 
 pytestmark = [
@@ -133,6 +134,44 @@ def test_the_schedule_runs_per_step_over_the_whole_run(small, data, tmp_path):
     trainer(tmp_path, [recorder]).fit(module, data)
     expected = [1 / 3, 2 / 3, 1, *(0.5 * (1 + math.cos(math.pi * k / 3)) for k in range(3))]
     assert recorder.rates == pytest.approx([2e-3 * factor for factor in expected])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoPhaseConfig(LeWMConfig):
+    pretrain_steps: int = 2
+
+
+class TwoPhaseModel(LeWMModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.done = []
+
+    def step_done(self, step):
+        self.done.append(step)
+
+
+@pytest.fixture
+def two_phases(small):
+    config = TwoPhaseConfig(**{**small, "encoder": "cnn", "cnn_channels": (4, 6)})
+    return WorldModelModule(TwoPhaseModel(config), OptimizerConfig(lr=2e-3, warmup_fraction=0.25))
+
+
+def test_two_phases_have_a_schedule_each_and_steps_are_counted_once(two_phases, data, tmp_path):
+    recorder = Recorder()
+    trainer(tmp_path, [recorder]).fit(two_phases, data)
+    expected = [1, 1, 1, *(0.5 * (1 + math.cos(math.pi * k / 3)) for k in range(3))]
+    assert recorder.rates == pytest.approx([2e-3 * factor for factor in expected])
+    assert two_phases.model.done == [1, 2, 3, 4, 5, 6]
+
+
+def test_accumulated_batches_are_one_step(two_phases, data, tmp_path):
+    trainer(tmp_path, accumulate_grad_batches=3, max_epochs=3).fit(two_phases, data)
+    assert two_phases.model.done == [1, 2, 3]
+
+
+def test_the_first_phase_must_leave_steps_for_the_second(two_phases, data, tmp_path):
+    with pytest.raises(ValueError, match="found 2 steps in all, 2 of them for the encoder alone"):
+        trainer(tmp_path, max_steps=2).fit(two_phases, data)
 
 
 def test_training_without_an_end_is_refused(module, data, tmp_path):

@@ -8,7 +8,7 @@ from jepakit.export.runtime.torch_backend import TorchBackend
 from jepakit.planning import CEM, CEMConfig, Planner
 from jepakit.zoo.lewm.config import LeWMConfig
 from jepakit.zoo.lewm.model import LeWMModel
-from jepakit.zoo.module import LeWM
+from jepakit.zoo.lewm.module import LeWM
 
 SIZE, HISTORY, WIDTH = 16, 3, 6
 STATISTICS = SimpleNamespace(

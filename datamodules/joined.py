@@ -1,0 +1,46 @@
+"""One more column from a second data set of the same episodes: features or slots computed elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepakit.datamodules.store import Array, Column, EpisodeSource
+
+
+class JoinedSource:
+    """The episodes of ``base`` with the column ``name`` of ``extra``, row by row.
+
+    Raises ``ValueError`` when the two do not hold the same episodes, or ``extra`` has no such column.
+    """
+
+    def __init__(self, base: EpisodeSource, extra: EpisodeSource, name: str) -> None:
+        if name not in extra.columns:
+            raise ValueError(f"{extra.path}: column {name!r} not found; it has {', '.join(extra.columns)}")
+        if not np.array_equal(base.lengths, extra.lengths):
+            raise ValueError(
+                f"{extra.path}: found {len(extra.lengths)} episodes of {extra.lengths.sum()} steps, expected the "
+                f"{len(base.lengths)} episodes of {base.lengths.sum()} steps of {base.path}, each as long as there; "
+                f"compute {name!r} again for this data set"
+            )
+        self._base, self._extra, self._name = base, extra, name
+        self.fingerprint = base.fingerprint
+        self.lengths, self.offsets = base.lengths, base.offsets
+        self.fork_safe = getattr(base, "fork_safe", False) and getattr(extra, "fork_safe", False)
+
+    @property
+    def path(self) -> Path | str:
+        """See ``EpisodeSource.path``."""
+        return self._base.path
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """See ``EpisodeSource.columns``."""
+        return {**self._base.columns, self._name: self._extra.columns[self._name]}
+
+    def read(self, column: str, rows: NDArray[np.int64], out: Array | None = None) -> Array:
+        """See ``EpisodeSource.read``."""
+        return (self._extra if column == self._name else self._base).read(column, rows, out)

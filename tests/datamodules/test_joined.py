@@ -1,0 +1,46 @@
+"""Features from a second data set stand in for the frames."""
+
+import numpy as np
+import pytest
+
+from jepakit.datamodules import EpisodeDataModule
+from jepakit.datamodules.readers import open_source
+from jepakit.datamodules.store import Column, EpisodeWriter
+
+
+def write_features(path, lengths, name="features"):
+    """Row t of episode e is (e, t) for every token."""
+    with EpisodeWriter(path, {name: Column(dtype="float16", shape=(3, 2))}) as writer:
+        for episode, length in enumerate(lengths):
+            rows = np.stack([np.full(length, episode), np.arange(length)], axis=1)
+            writer.append({name: np.repeat(rows[:, None], 3, axis=1).astype(np.float16)})
+    return str(path)
+
+
+@pytest.fixture
+def lengths(tiny_store):
+    return open_source(tiny_store).lengths
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_windows_bring_the_features_of_their_rows_and_no_frames(tiny_store, lengths, tmp_path, workers):
+    features = write_features(tmp_path / "features", lengths)
+    data = EpisodeDataModule(str(tiny_store), features=features, image_size=32, batch_size=16, num_workers=workers)
+    data.setup()
+    batch = {name: value.numpy() for name, value in next(iter(data.train_dataloader())).items()}
+    assert set(batch) == {"features", "action", "proprio", "state", "episode", "start"}
+    rows = batch["start"][:, None] + 5 * np.arange(4)
+    expected = np.stack([np.broadcast_to(batch["episode"][:, None], rows.shape), rows], axis=-1)
+    np.testing.assert_array_equal(batch["features"], np.repeat(expected[:, :, None], 3, axis=2))
+
+
+def test_features_of_other_data_are_refused(tiny_store, lengths, tmp_path):
+    features = write_features(tmp_path / "features", lengths[:-1])
+    with pytest.raises(ValueError, match="found 29 episodes of 1160 steps, expected the 30 episodes of 1200 steps"):
+        EpisodeDataModule(str(tiny_store), features=features, image_size=32).setup()
+
+
+def test_a_data_set_without_the_column_is_refused(tiny_store, lengths, tmp_path):
+    features = write_features(tmp_path / "features", lengths, name="slots")
+    with pytest.raises(ValueError, match="column 'features' not found; it has slots"):
+        EpisodeDataModule(str(tiny_store), features=features, image_size=32).setup()
