@@ -22,13 +22,18 @@ KINDS = {
     "PushT": ("jepakit.envs.pusht:PushT", "jepakit.envs.pusht_policies:PushTExplorer"),
     "Collisions": ("jepakit.envs.collisions:Collisions", "jepakit.envs.scene_env:OccasionalPushes"),
     "Gravity": ("jepakit.envs.gravity:Gravity", "jepakit.envs.scene_env:OccasionalPushes"),
+    "Reacher": ("jepakit.envs.reacher:Reacher", "jepakit.envs.reacher_policies:ReacherExplorer"),
+    "Cube": ("jepakit.envs.cube:Cube", "jepakit.envs.cube_policies:CubeExplorer"),
 }
+SLOW = ("Reacher", "Cube")  # MuJoCo draws in software where there is no GPU: fewer episodes
 
 
-def collected_per_second(kind: str, image_size: int, workers: int, episodes: int, repeats: int) -> float:
+def collected_per_second(
+    kind: str, image_size: int, workers: int, episodes: int, repeats: int, steps: int = 100
+) -> float:
     """Median frames per second of whole collections, process start-up and writing included."""
     env, policy = KINDS[kind]
-    settings = Collection(env=env, policy=policy, episodes=episodes, steps=100, image_size=image_size)
+    settings = Collection(env=env, policy=policy, episodes=episodes, steps=steps, image_size=image_size)
     rates = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
@@ -85,8 +90,10 @@ def main() -> None:
     for kind in KINDS:
         rates = {}
         for workers in sorted({1, cores}):
-            episodes, repeats = (100, 1) if bench.quick else (400, 3)
-            rates[workers] = collected_per_second(kind, 64, workers, episodes, repeats)
+            episodes, repeats, steps = (100, 1, 100) if bench.quick else (400, 3, 100)
+            if kind in SLOW:
+                episodes, repeats, steps = (8, 1, 20) if bench.quick else (16, 1, 50)
+            rates[workers] = collected_per_second(kind, 64, workers, episodes, repeats, steps)
             bench.row(case=f"collect {kind}", image_size=64, processes=workers, frames_per_s=rates[workers])
         bench.ratio(f"{kind}: {cores} processes / 1", rates[cores] / rates[1])
     bench.finish()

@@ -80,6 +80,11 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     def proprio_of(state: NDArray[Any]) -> NDArray[Any]:
         """The part of the state a robot would feel by itself, ``(P,)``."""
 
+    @property
+    def proprio(self) -> NDArray[Any]:
+        """What a robot would feel by itself now, ``(P,)``."""
+        return self.proprio_of(self.state)
+
     # -- shared behaviour ---------------------------------------------------------------------------------------
     @classmethod
     def success(cls, state: NDArray[Any], goal: NDArray[Any]) -> bool:
@@ -121,11 +126,10 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
 
     def observation(self) -> dict[str, NDArray[Any]]:
         """What the agent sees now."""
-        state = self.state
         return {
             "pixels": self.render(),
-            "proprio": self.proprio_of(state).astype(np.float32),
-            "state": state.astype(np.float32),
+            "proprio": self.proprio.astype(np.float32),
+            "state": self.state.astype(np.float32),
         }
 
     def info(self) -> dict[str, Any]:

@@ -49,9 +49,9 @@ class MPCConfig:
 
 @dataclass(frozen=True)
 class _Memory:
-    """One task's past: its last frames (encoded when first needed) and the blocks executed between them."""
+    """One task's past: its last frames with proprioception (encoded when needed) and the blocks between them."""
 
-    pictures: deque[Frames] = field(default_factory=deque)
+    sights: deque[tuple[Frames, NDArray[Any]]] = field(default_factory=deque)
     latents: deque[Array] = field(default_factory=deque)
     blocks: deque[Array] = field(default_factory=deque)
 
@@ -60,7 +60,8 @@ class MPCPolicy:
     """Acts by planning with a world model.
 
     The model sees real past frames, one per block boundary, and the blocks executed between them: one frame at the
-    start, growing to the trained history. Every frame and every goal is encoded once.
+    start, growing to the trained history. Every goal is encoded once, and so is every frame unless the encoder needs
+    the whole history together.
     """
 
     def __init__(self, planner: Planner, config: MPCConfig | None = None) -> None:
@@ -81,7 +82,10 @@ class MPCPolicy:
         self._memories = [_Memory() for _ in assignments]
         self._goals = np.empty((0, spec.tokens, spec.width), np.float32)
         if assignments:
-            self._goals = self.planner.encode_goal(np.stack([assignment.goal_frame for assignment in assignments]))
+            self._goals = self.planner.encode_goal(
+                np.stack([assignment.goal_frame for assignment in assignments]),
+                np.stack([assignment.goal_proprio for assignment in assignments]),
+            )
         self._plan = np.empty((len(assignments), 0, spec.block_width), np.float32)
         self._executed = 0
 
@@ -105,20 +109,23 @@ class MPCPolicy:
         settings = {**asdict(self.config), "history": self.history, "trained_history": trained}
         return {"name": "mpc", **settings, **self.planner.describe()}
 
-    def rehearsal(self, frame: Frames, goal_frame: Frames) -> Callable[[], Plan]:
+    def rehearsal(self, view: View, assignment: Assignment) -> Callable[[], Plan]:
         """Return a call that plans once for a single environment with a full history, to be timed.
 
-        The call encodes one new ``frame`` ``(h, w, 3)`` and searches; the older frames and the goal are encoded here,
-        as they are when the policy acts.
+        The call encodes what ``view`` shows now and searches; older frames and the goal are encoded here, as they are
+        when the policy acts (an encoder that needs the whole history gets it in the call).
         """
         spec = self.planner.backend.spec
-        goal = self.planner.encode_goal(goal_frame[None])
-        older = np.repeat(self.planner.encode(frame[None, None]), self.history - 1, axis=1)
+        goal = self.planner.encode_goal(assignment.goal_frame[None], assignment.goal_proprio[None])
+        sight = view.render()[None, None], view.proprio[None, None]
+        new = self.history if spec.whole_history else 1
+        older = np.repeat(self.planner.encode(*sight), self.history - new, axis=1)
+        sights = [np.repeat(part, new, axis=1) for part in sight]
         blocks = np.repeat(spec.action_mean[None, None], self.history - 1, axis=1)
         rng = np.random.default_rng(0)
 
         def plan() -> Plan:
-            latents = np.concatenate([older, self.planner.encode(frame[None, None])], axis=1)
+            latents = np.concatenate([older, self.planner.encode(*sights)], axis=1)
             observation = Observation(latents=latents, past_actions=blocks)
             return self.planner.plan(observation, goal, horizon=self.config.horizon, rngs=[rng])
 
@@ -130,25 +137,27 @@ class MPCPolicy:
             memory = self._memories[row]
             if self._executed:
                 memory.blocks.append(self._plan[row, self._executed - 1])
-            memory.pictures.append(view.render())
+            memory.sights.append((view.render(), view.proprio))
             # Frames that have left the history before any plan needed them are never encoded.
-            while len(memory.latents) + len(memory.pictures) > self.history:
-                (memory.latents or memory.pictures).popleft()
+            while len(memory.latents) + len(memory.sights) > self.history:
+                (memory.latents or memory.sights).popleft()
             while len(memory.blocks) > self.history - 1:
                 memory.blocks.popleft()
 
     def _replan(self, rows: Rows) -> None:
         memories = [self._memories[row] for row in rows]
-        fresh = self.planner.encode(np.stack([np.stack(memory.pictures) for memory in memories]))
-        for memory, latents in zip(memories, fresh, strict=True):
-            memory.latents.extend(latents)
-            memory.pictures.clear()
         spec = self.planner.backend.spec
-        blocks = [np.reshape(memory.blocks, (-1, spec.block_width)) for memory in memories]
-        observation = Observation(
-            latents=np.stack([np.stack(memory.latents) for memory in memories]),
-            past_actions=np.stack(blocks).astype(np.float32),
+        frames, proprio = (
+            np.stack([np.stack([sight[part] for sight in memory.sights]) for memory in memories]) for part in (0, 1)
         )
+        latents = self.planner.encode(frames, proprio)
+        if not spec.whole_history:
+            for memory, fresh in zip(memories, latents, strict=True):
+                memory.latents.extend(fresh)
+                memory.sights.clear()
+            latents = np.stack([np.stack(memory.latents) for memory in memories])
+        blocks = [np.reshape(memory.blocks, (-1, spec.block_width)) for memory in memories]
+        observation = Observation(latents=latents, past_actions=np.stack(blocks).astype(np.float32))
         horizon = self._horizon()
         plan = self.planner.plan(
             observation,

@@ -36,6 +36,9 @@ class PlannerSpec:
         action_high: its upper bound, ``(C,)``.
         tokens: latent tokens per frame, N.
         width: latent width, D.
+        proprio: numbers of proprioception the encoder takes beside each frame, P; 0 for pixels only.
+        whole_history: the encoder follows objects from frame to frame, so the frames of a history must be encoded in
+            one call; otherwise each is encoded once, when it is new.
 
     """
 
@@ -49,6 +52,8 @@ class PlannerSpec:
     action_high: Array
     tokens: int
     width: int
+    proprio: int = 0
+    whole_history: bool = False
 
     def __post_init__(self) -> None:
         for name in ("image_size", "history", "frame_skip", "action_dim", "tokens", "width"):
@@ -86,8 +91,8 @@ class Backend(Protocol):
         """Say what the planner must know about the model."""
         ...
 
-    def encode(self, frames: Frames) -> Array:
-        """Return latents ``(B, T, N, D)`` of frames ``(B, T, h, w, 3)``."""
+    def encode(self, frames: Frames, proprio: Array | None = None) -> Array:
+        """Return latents ``(B, T, N, D)`` of frames ``(B, T, h, w, 3)`` and, if wanted, ``proprio`` ``(B, T, P)``."""
         ...
 
     def score(self, history: Array, past_actions: Array, candidates: Array, goal: Array) -> Array:
@@ -143,25 +148,40 @@ class Planner:
             )
         self._low, self._high = (np.tile(bound, spec.frame_skip) for bound in (spec.action_low, spec.action_high))
 
-    def observe(self, frames: Frames, past_actions: Array | None = None) -> Observation:
-        """Encode real ``frames`` ``(B, H, h, w, 3)``, oldest first; ``past_actions`` ``(B, H−1, A)`` lie between."""
+    def observe(self, frames: Frames, past_actions: Array | None = None, proprio: Array | None = None) -> Observation:
+        """Encode real ``frames`` ``(B, H, h, w, 3)``, oldest first; ``past_actions`` ``(B, H−1, A)`` lie between.
+
+        Models that feel their robot take its raw ``proprio`` ``(B, H, P)``, too.
+        """
         if past_actions is None:
             past_actions = np.empty((len(frames), 0, self.backend.spec.block_width), np.float32)
-        return Observation(latents=self.encode(frames), past_actions=past_actions)
+        return Observation(latents=self.encode(frames, proprio), past_actions=past_actions)
 
-    def encode(self, frames: Frames) -> Array:
-        """Return latents ``(B, T, N, D)`` of ``(B, T, h, w, 3)``; ``ValueError`` unless uint8 of the model's size."""
+    def encode(self, frames: Frames, proprio: Array | None = None) -> Array:
+        """Return latents ``(B, T, N, D)`` of ``(B, T, h, w, 3)`` and, where the model takes it, ``proprio (B, T, P)``.
+
+        Raises ``ValueError`` unless frames are uint8 of the model's size and proprioception is there when wanted.
+        """
         side = self.backend.spec.image_size
         if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[2:] != (side, side, 3):
             raise ValueError(
                 f"frames: found {frames.dtype} of shape {frames.shape}, expected uint8 of shape "
                 f"(B, T, {side}, {side}, 3): render or resize them to the model's image size"
             )
-        return self.backend.encode(frames)
+        wanted = self.backend.spec.proprio
+        if not wanted:
+            return self.backend.encode(frames)
+        found = None if proprio is None else proprio.shape
+        if proprio is None or found != (*frames.shape[:2], wanted):
+            raise ValueError(
+                f"proprio: found {found}, expected shape {(*frames.shape[:2], wanted)}: this model takes the robot's "
+                "proprioception beside every frame, of the goal too"
+            )
+        return self.backend.encode(frames, np.asarray(proprio, np.float32))
 
-    def encode_goal(self, frames: Frames) -> Array:
-        """Return latents ``(B, N, D)`` of goal pictures ``(B, h, w, 3)``."""
-        return self.encode(frames[:, None])[:, 0]
+    def encode_goal(self, frames: Frames, proprio: Array | None = None) -> Array:
+        """Return latents ``(B, N, D)`` of goal pictures ``(B, h, w, 3)`` (and ``proprio`` ``(B, P)`` at the goal)."""
+        return self.encode(frames[:, None], None if proprio is None else proprio[:, None])[:, 0]
 
     def plan(
         self,

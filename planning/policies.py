@@ -23,6 +23,11 @@ class View(Protocol):
         """Return the simulator's state, for scripted policies only."""
         ...
 
+    @property
+    def proprio(self) -> NDArray[Any]:
+        """Return what a robot would feel by itself, ``(P,)``."""
+        ...
+
     def render(self) -> NDArray[np.uint8]:
         """Draw the current picture ``(h, w, 3)``; on demand, because not every policy looks at every step."""
         ...
@@ -30,11 +35,15 @@ class View(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """One task as a policy sees it: start and goal states, the goal's picture ``(h, w, 3)``, its own randomness."""
+    """One task as a policy sees it: start and goal states, picture and proprioception at the goal, its randomness.
+
+    The picture is ``(h, w, 3)``, proprioception ``(P,)``.
+    """
 
     state: NDArray[Any]
     goal_state: NDArray[Any]
     goal_frame: NDArray[np.uint8]
+    goal_proprio: NDArray[Any]
     rng: np.random.Generator
 
 

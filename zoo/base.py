@@ -123,6 +123,7 @@ class WorldModel(nn.Module):
     """
 
     name: ClassVar[str]  # the registry's name of this family
+    follows_objects: ClassVar[bool] = False  # latents depend on earlier frames: encode a history in one call
     config: WorldModelConfig
 
     action_mean: Tensor
@@ -242,23 +243,28 @@ class WorldModel(nn.Module):
             )
         return pixels
 
+    def check_observation(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """Return what stands for the frames (B, T, ...), here ``pixels``, or raise ``ValueError``."""
+        return self.check_frames(observation)
+
     def check_batch(self, batch: Mapping[str, Tensor]) -> None:
         """Raise ``ValueError`` unless ``batch`` holds windows of fitting length and their actions.
 
         That is 2 to ``history`` + 1 frames or, for models that predict several at once, ``predictions`` after a
         history of at least one.
         """
-        pixels = self.check_frames(batch)
+        frames = self.check_observation(batch).shape[:2]
         future = self.config.predictions
         shortest, longest = 1 + future, self.config.history + future
-        if not shortest <= pixels.shape[1] <= longest:
+        if not shortest <= frames[1] <= longest:
+            name = "features" if "features" in batch else "pixels"
             raise ValueError(
-                f"pixels: found windows of {pixels.shape[1]} frames, expected {shortest} to {longest}: the trained "
+                f"{name}: found windows of {frames[1]} frames, expected {shortest} to {longest}: the trained "
                 f"history and {future} to predict; set history in the model's config or the windows of the data"
             )
         if "action" not in batch:
             raise ValueError(f"batch: found keys {sorted(batch)}, expected 'action' beside 'pixels'")
-        self.check_actions("action", batch["action"], tuple(pixels.shape[:2]))
+        self.check_actions("action", batch["action"], tuple(frames))
 
     def check_actions(self, name: str, actions: Tensor, leading: tuple[int, ...]) -> None:
         """Raise ``ValueError`` unless ``actions`` has the shape ``(*leading, A)``."""
@@ -268,6 +274,17 @@ class WorldModel(nn.Module):
                 f"{name}: found shape {tuple(actions.shape)}, expected {expected}: the last number is "
                 f"frame_skip {self.config.frame_skip} × action_dim {self.config.action_dim}"
             )
+
+    def check_proprio(self, observation: Mapping[str, Tensor], leading: tuple[int, ...]) -> Tensor:
+        """Return ``observation["proprio"]``, shape ``(*leading, P)``, or raise ``ValueError``."""
+        expected = (*leading, len(self.proprio_mean))
+        found = tuple(observation["proprio"].shape) if "proprio" in observation else f"only {sorted(observation)}"
+        if found != expected:
+            raise ValueError(
+                f"proprio: found {found}, expected {expected}; set proprio_dim in the model's config as the data have "
+                "it, 0 to use frames only"
+            )
+        return observation["proprio"]
 
     def check_history(self, latents: Tensor) -> None:
         """Raise ``ValueError`` unless ``latents`` (B, H, N, D) has 1 to ``config.history`` frames."""

@@ -68,10 +68,14 @@ class TorchBackend:
         self.threads = threads
         self.spec = self._spec()
 
-    def encode(self, frames: Frames) -> Array:
+    def encode(self, frames: Frames, proprio: Array | None = None) -> Array:
         """See :class:`jepakit.planning.Backend`."""
+        seen = {"pixels": frames} | ({} if proprio is None else {"proprio": proprio})
         with self._inference():
-            parts = [self.model.encode({"pixels": self._tensor(frames[rows])}) for rows in self._groups(len(frames))]
+            parts = [
+                self.model.encode({name: self._tensor(value[rows]) for name, value in seen.items()})
+                for rows in self._groups(len(frames))
+            ]
             return _array(torch.cat(parts))
 
     def score(self, history: Array, past_actions: Array, candidates: Array, goal: Array) -> Array:
@@ -118,7 +122,8 @@ class TorchBackend:
     def _spec(self) -> PlannerSpec:
         config = self.model.config
         blank = np.zeros((1, 1, config.image_size, config.image_size, 3), np.uint8)
-        tokens, width = self.encode(blank).shape[2:]
+        proprio = getattr(config, "proprio_dim", 0)
+        tokens, width = self.encode(blank, np.zeros((1, 1, proprio), np.float32) if proprio else None).shape[2:]
         return PlannerSpec(
             image_size=config.image_size,
             history=config.history,
@@ -130,6 +135,8 @@ class TorchBackend:
             action_high=_array(self.model.action_high),
             tokens=tokens,
             width=width,
+            proprio=proprio,
+            whole_history=self.model.follows_objects,
         )
 
 

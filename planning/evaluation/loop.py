@@ -38,6 +38,15 @@ class Environment(Protocol):
         """Draw the current picture ``(h, w, 3)``."""
         ...
 
+    @property
+    def proprio(self) -> NDArray[Any]:
+        """Return what a robot would feel by itself, ``(P,)``."""
+        ...
+
+    def proprio_of(self, state: NDArray[Any]) -> NDArray[Any]:
+        """Return the same of another state."""
+        ...
+
     def picture(self, state: NDArray[Any]) -> Frames:
         """Draw the picture ``(h, w, 3)`` of another state."""
         ...
@@ -122,6 +131,17 @@ def run_policy(
     return Run(outcomes=tuple(outcomes), recordings=tuple(recordings))
 
 
+def assign(environment: Environment, state: NDArray[Any], goal: NDArray[Any], rng: np.random.Generator) -> Assignment:
+    """Build the assignment of one task: what its goal looks and feels like."""
+    return Assignment(
+        state=state,
+        goal_state=goal,
+        goal_frame=environment.picture(goal),
+        goal_proprio=environment.proprio_of(goal),
+        rng=rng,
+    )
+
+
 class _Trial:
     """One task being tried in one environment."""
 
@@ -138,12 +158,7 @@ class _Trial:
                 f"task {task.id}: found a start at distance {self._distance:.3f} from its goal, expected at least 1 "
                 "(unsolved); the task list does not fit this environment, draw a new one"
             )
-        self.assignment = Assignment(
-            state=start,
-            goal_state=self._goal,
-            goal_frame=environment.picture(self._goal),
-            rng=np.random.default_rng(for_policy),
-        )
+        self.assignment = assign(environment, start, self._goal, np.random.default_rng(for_policy))
         self._frames = [environment.render()] if record else None
 
     @property

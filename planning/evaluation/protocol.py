@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jepakit.planning.evaluation.latency import Latency, measure_latency
-from jepakit.planning.evaluation.loop import Environment, run_policy
+from jepakit.planning.evaluation.loop import Environment, assign, run_policy
 from jepakit.planning.evaluation.manifest import Manifest
 from jepakit.planning.evaluation.provenance import commit, machine, versions
 from jepakit.planning.evaluation.report import Evaluation, PolicyResult
@@ -116,6 +116,7 @@ def _latency(
     if config.latency_repeats == 0:
         return None
     task = manifest.tasks[0]
-    frame, goal = (environment.picture(np.asarray(state)) for state in (task.state, task.goal_state))
-    call = policy.rehearsal(frame, goal)
+    state, goal = np.asarray(task.state), np.asarray(task.goal_state)
+    environment.reset(seed=0, options={"state": state, "goal": goal})
+    call = policy.rehearsal(environment, assign(environment, state, goal, np.random.default_rng(0)))
     return measure_latency(call, repeats=config.latency_repeats, warmup=config.latency_warmup)

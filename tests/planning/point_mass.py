@@ -32,6 +32,14 @@ class PointMass:
         self.renders += 1
         return self.picture(self.state)
 
+    @property
+    def proprio(self):
+        return self.proprio_of(self.state)
+
+    @staticmethod
+    def proprio_of(state):
+        return 10 * np.asarray(state)
+
     def picture(self, state):
         frame = np.zeros((SIZE, SIZE, 3), np.uint8)
         frame.reshape(-1)[:8] = np.asarray(state, np.float32).view(np.uint8)
@@ -45,7 +53,7 @@ class PointMass:
 class ExactBackend:
     """The point's dynamics behind the planner's contract; keeps what it was given."""
 
-    def __init__(self, history=3):
+    def __init__(self, history=3, **spec):
         self.spec = PlannerSpec(
             image_size=SIZE,
             history=history,
@@ -57,12 +65,15 @@ class ExactBackend:
             action_high=np.full(2, 1.0, np.float32),
             tokens=1,
             width=2,
+            **spec,
         )
         self.encoded = []
+        self.felt = []
         self.scored = []
 
-    def encode(self, frames):
+    def encode(self, frames, proprio=None):
         self.encoded.append(frames.copy())
+        self.felt.append(proprio)
         latents = np.ascontiguousarray(frames.reshape(*frames.shape[:2], -1)[..., :8]).view(np.float32)
         return latents[:, :, None]
 
@@ -73,10 +84,10 @@ class ExactBackend:
         return np.square(position - goal[:, None]).sum(axis=-1).astype(np.float32)
 
 
-def make_mpc(*, config=None, samples=64, iterations=6, bounded=True, history=3):
+def make_mpc(*, config=None, samples=64, iterations=6, bounded=True, history=3, **spec):
     """A planner good enough for this world."""
     solver = CEM(CEMConfig(samples=samples, elites=8, iterations=iterations))
-    return MPCPolicy(Planner(ExactBackend(history), solver, bounded=bounded), config or MPCConfig())
+    return MPCPolicy(Planner(ExactBackend(history, **spec), solver, bounded=bounded), config or MPCConfig())
 
 
 def make_manifest(*, count=12, seed=0):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from jepakit.planning import Assignment, MPCConfig
+from jepakit.planning.evaluation.loop import assign
 
 
 def begin(policy, toy, starts, *, goal=(6.0, 5.0), budget=50):
@@ -13,6 +14,7 @@ def begin(policy, toy, starts, *, goal=(6.0, 5.0), budget=50):
             state=world.state,
             goal_state=np.array(goal),
             goal_frame=world.picture(goal),
+            goal_proprio=world.proprio_of(goal),
             rng=np.random.default_rng([5, index]),
         )
         for index, world in enumerate(worlds)
@@ -124,10 +126,30 @@ def test_a_policy_can_be_used_again(toy):
     np.testing.assert_array_equal(first, second)
 
 
+def test_proprioception_goes_with_every_frame_and_the_goal(toy):
+    policy = toy.make_mpc(config=MPCConfig(execute_blocks=1), iterations=2, proprio=2)
+    worlds = begin(policy, toy, [(0.0, 0.0), (1.0, 2.0)])
+    positions, _ = play(policy, worlds, 15)
+    goal, *frames = policy.planner.backend.felt
+    np.testing.assert_array_equal(goal[:, 0], np.float32([[60, 50]] * 2))
+    np.testing.assert_array_equal(np.concatenate(frames, axis=1), np.float32(10 * positions[::5]).swapaxes(0, 1))
+    with pytest.raises(ValueError, match=r"proprio: found None, expected shape \(1, 1, 2\)"):
+        policy.planner.encode(worlds[0].render()[None, None])
+
+
+def test_an_encoder_that_follows_objects_gets_the_whole_history(toy):
+    config = MPCConfig(execute_blocks=1)
+    policy = toy.make_mpc(config=config, iterations=2, whole_history=True)
+    actions = play(policy, begin(policy, toy, [(0.0, 0.0)]), 30)[1]
+    assert [frames.shape[1] for frames in policy.planner.backend.encoded] == [1, 1, 2, 3, 3, 3, 3]
+    one_by_one = toy.make_mpc(config=config, iterations=2)
+    np.testing.assert_array_equal(actions, play(one_by_one, begin(one_by_one, toy, [(0.0, 0.0)]), 30)[1])
+
+
 def test_a_rehearsal_encodes_one_frame_and_plans_with_a_full_history(toy):
     policy = toy.make_mpc(iterations=3)
     world = toy.PointMass()
-    call = policy.rehearsal(world.picture((0.0, 0.0)), world.picture((3.0, 3.0)))
+    call = policy.rehearsal(world, assign(world, np.zeros(2), np.full(2, 3.0), np.random.default_rng(0)))
     before = len(policy.planner.backend.encoded)
     plan = call()
     assert plan.iterations == 3

@@ -7,10 +7,8 @@ from jepakit.planning import Assignment, RandomPolicy, Scripted, StayPolicy
 def assign(count, first=0):
     state = np.zeros(2)
     frame = np.zeros((4, 4, 3), np.uint8)
-    return [
-        Assignment(state=state, goal_state=state + 1, goal_frame=frame, rng=np.random.default_rng([1, first + index]))
-        for index in range(count)
-    ]
+    same = {"state": state, "goal_state": state + 1, "goal_frame": frame, "goal_proprio": state}
+    return [Assignment(**same, rng=np.random.default_rng([1, first + index])) for index in range(count)]
 
 
 def draws(policy, count, steps, first=0):

@@ -1,0 +1,151 @@
+"""Training steps of paper-size LeWM: through our module against the same architecture written the plain way.
+
+Both start from the same weights and see the same windows and SIGReg directions; the losses are compared first. Ours
+uses fused AdamW as ``lightning fit`` does; both keep freed memory (``jepakit.cli.runtime``). MFU is the share of the
+machine's own float32 matrix-multiplication rate, measured in the same run; torch counts the operations of the plain
+model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import torch
+from harness import Benchmark, median, seconds, start
+from plain_lewm import PlainLeWM
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from jepakit.cli.runtime import keep_freed_memory
+from jepakit.zoo import LeWMConfig, LeWMModel
+from jepakit.zoo.base import neutral_statistics
+from jepakit.zoo.files import load_strict
+from jepakit.zoo.lewm.official import _translate
+from jepakit.zoo.losses.sigreg import random_directions
+
+THREADS = 2
+
+
+def make_batch(config: LeWMConfig, windows: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shape = (windows, config.history + 1, config.image_size, config.image_size, 3)
+    return {
+        "pixels": torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
+        "action": torch.randn(windows, config.history + 1, config.block_width, generator=generator),
+    }
+
+
+def make_pair(config: LeWMConfig) -> tuple[PlainLeWM, LeWMModel]:
+    """Two models with the same weights."""
+    torch.manual_seed(0)
+    plain, ours = PlainLeWM(config).train(), LeWMModel(config).train()
+    tensors = _translate({name: value.clone() for name, value in plain.state_dict().items()}, __file__)
+    load_strict(ours, {**tensors, **neutral_statistics(config)}, source=__file__)
+    return plain, ours
+
+
+def plain_loss(model: PlainLeWM, config: LeWMConfig, batch: dict[str, Tensor]) -> Callable[[], Tensor]:
+    def loss() -> Tensor:
+        directions = random_directions(config.latent_dim, config.directions, seed=0, step=0, device=torch.device("cpu"))
+        return model(batch["pixels"], batch["action"], directions)
+
+    return loss
+
+
+def check_same(config: LeWMConfig, batch: dict[str, Tensor]) -> float:
+    """Largest relative difference of the losses and of a gradient, without dropout."""
+    still = dataclasses.replace(config, dropout=0.0)
+    plain, ours = make_pair(still)
+    losses = plain_loss(plain, still, batch)(), ours.losses(batch).total
+    weights = plain.projector.net[0].weight, ours.projector.expand.weight
+    slopes = [torch.autograd.grad(loss, weight)[0] for loss, weight in zip(losses, weights, strict=True)]
+    difference = (losses[0] - losses[1]).abs() / losses[0]
+    slope = (slopes[0] - slopes[1]).abs().max() / slopes[0].abs().max()
+    return max(float(difference), float(slope))
+
+
+def stepper(model: nn.Module, loss: Callable[[], Tensor], *, fused: bool, bf16: bool) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=1e-3, fused=fused or None)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            value = loss()
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def matmul_flops(size: int = 2048) -> float:
+    """Floating-point operations per second of a large float32 matrix product."""
+    a = torch.randn(size, size)
+    return 2 * size**3 / median(seconds(lambda: a @ a, repeats=9, warmup=2))
+
+
+def flops_of(model: PlainLeWM, config: LeWMConfig, batch: dict[str, Tensor]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        plain_loss(model, config, batch)().backward()
+    model.zero_grad()
+    return int(counter.get_total_flops())
+
+
+def variants(config: LeWMConfig, batch: dict[str, Tensor], quick: bool) -> dict[str, Callable[[], None]]:
+    plain, ours = make_pair(config)
+    steps = {
+        "plain": stepper(plain, plain_loss(plain, config, batch), fused=False, bf16=False),
+        "jepakit": stepper(ours, lambda: ours.losses(batch).total, fused=True, bf16=False),
+    }
+    if not quick:
+        half = make_pair(config)[1]
+        steps["jepakit, bf16"] = stepper(half, lambda: half.losses(batch).total, fused=True, bf16=True)
+        fast = make_pair(config)[1]
+        compiled = torch.compile(fast.losses)
+        steps["jepakit, compiled"] = stepper(fast, lambda: compiled(batch).total, fused=True, bf16=False)
+    return steps
+
+
+def compare(bench: Benchmark, windows: int, repeats: int) -> None:
+    config = LeWMConfig()
+    batch = make_batch(config, windows)
+    bench.row(case="relative difference of losses and gradients", value=check_same(config, batch))
+    flops, peak = flops_of(make_pair(config)[0], config, batch), matmul_flops()
+    times: dict[str, list[float]] = {}
+    steps = variants(config, batch, bench.quick)
+    for name, step in steps.items():
+        begun = time.perf_counter()
+        step()
+        bench.row(case=name, first_step_s=time.perf_counter() - begun)
+    for _ in range(repeats):
+        for name, step in steps.items():
+            times.setdefault(name, []).extend(seconds(step, repeats=1, warmup=0))
+    for name, found in times.items():
+        middle = median(found)
+        bench.row(
+            case=name,
+            windows=windows,
+            threads=THREADS,
+            step_s=middle,
+            lowest=min(found),
+            highest=max(found),
+            windows_per_s=windows / middle,
+            mfu=flops / middle / peak,
+        )
+    for name in times:
+        if name != "plain":
+            bench.ratio(f"plain / {name}", median([a / b for a, b in zip(times["plain"], times[name], strict=True)]))
+
+
+def main() -> None:
+    bench = start("train_step", __doc__)
+    torch.set_num_threads(THREADS)
+    keep_freed_memory()
+    compare(bench, *((4, 3) if bench.quick else (8, 11)))
+    bench.finish()
+
+
+if __name__ == "__main__":
+    main()
