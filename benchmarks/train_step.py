@@ -1,7 +1,8 @@
 """Training steps of paper-size LeWM: through our module against the same architecture written the plain way.
 
-Both start from the same weights and see the same windows and SIGReg directions; the losses are compared first. Ours
-uses fused AdamW as ``lightning fit`` does; both keep freed memory (``jepakit.cli.runtime``). MFU is the share of the
+Both start from the same weights and see the same windows and SIGReg directions; their losses are compared first. Every
+variant runs in a process of its own, one step at a time in turn: ours as under ``lightning fit`` (fused AdamW, freed
+memory kept), the plain one with torch's defaults and once more with freed memory kept. MFU is the share of the
 machine's own float32 matrix-multiplication rate, measured in the same run; torch counts the operations of the plain
 model.
 """
@@ -9,8 +10,9 @@ model.
 from __future__ import annotations
 
 import dataclasses
-import time
+import multiprocessing
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import torch
 from harness import Benchmark, median, seconds, start
@@ -63,7 +65,7 @@ def check_same(config: LeWMConfig, batch: dict[str, Tensor]) -> float:
     slopes = [torch.autograd.grad(loss, weight)[0] for loss, weight in zip(losses, weights, strict=True)]
     difference = (losses[0] - losses[1]).abs() / losses[0]
     slope = (slopes[0] - slopes[1]).abs().max() / slopes[0].abs().max()
-    return max(float(difference), float(slope))
+    return max(float(difference.detach()), float(slope))
 
 
 def stepper(model: nn.Module, loss: Callable[[], Tensor], *, fused: bool, bf16: bool) -> Callable[[], None]:
@@ -93,19 +95,46 @@ def flops_of(model: PlainLeWM, config: LeWMConfig, batch: dict[str, Tensor]) -> 
     return int(counter.get_total_flops())
 
 
-def variants(config: LeWMConfig, batch: dict[str, Tensor], quick: bool) -> dict[str, Callable[[], None]]:
-    plain, ours = make_pair(config)
-    steps = {
-        "plain": stepper(plain, plain_loss(plain, config, batch), fused=False, bf16=False),
-        "jepakit": stepper(ours, lambda: ours.losses(batch).total, fused=True, bf16=False),
-    }
-    if not quick:
-        half = make_pair(config)[1]
-        steps["jepakit, bf16"] = stepper(half, lambda: half.losses(batch).total, fused=True, bf16=True)
-        fast = make_pair(config)[1]
-        compiled = torch.compile(fast.losses)
-        steps["jepakit, compiled"] = stepper(fast, lambda: compiled(batch).total, fused=True, bf16=False)
-    return steps
+VARIANTS: dict[str, dict[str, bool]] = {
+    "plain": {"plain": True, "keep": False},
+    "plain, memory kept": {"plain": True},
+    "jepakit": {},
+    "jepakit, bf16": {"bf16": True},
+    "jepakit, compiled": {"compiled": True},
+}
+
+
+def serve(
+    pipe: Connection, windows: int, plain: bool = False, keep: bool = True, bf16: bool = False, compiled: bool = False
+) -> None:
+    """Take a training step whenever asked, and say how long it took."""
+    torch.set_num_threads(THREADS)
+    if keep:
+        keep_freed_memory()
+    config = LeWMConfig()
+    batch = make_batch(config, windows)
+    theirs, ours = make_pair(config)
+    losses = torch.compile(ours.losses) if compiled else ours.losses
+    loss = plain_loss(theirs, config, batch) if plain else lambda: losses(batch).total
+    step = stepper(theirs if plain else ours, loss, fused=not plain, bf16=bf16)
+    while pipe.recv():
+        pipe.send(seconds(step, repeats=1, warmup=0)[0])
+
+
+class Server:
+    """A variant in its process."""
+
+    def __init__(self, windows: int, settings: dict[str, bool]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, windows), kwargs=settings, daemon=True)
+        self.process.start()
+        other.close()
+
+    def step(self) -> float:
+        """Seconds of one training step."""
+        self.pipe.send(True)
+        return float(self.pipe.recv())
 
 
 def compare(bench: Benchmark, windows: int, repeats: int) -> None:
@@ -113,36 +142,28 @@ def compare(bench: Benchmark, windows: int, repeats: int) -> None:
     batch = make_batch(config, windows)
     bench.row(case="relative difference of losses and gradients", value=check_same(config, batch))
     flops, peak = flops_of(make_pair(config)[0], config, batch), matmul_flops()
-    times: dict[str, list[float]] = {}
-    steps = variants(config, batch, bench.quick)
-    for name, step in steps.items():
-        begun = time.perf_counter()
-        step()
-        bench.row(case=name, first_step_s=time.perf_counter() - begun)
+    bench.row(case="machine", threads=THREADS, matmul_gflop_per_s=peak / 1e9, gflop_per_step=flops / 1e9)
+    names = list(VARIANTS)[:3] if bench.quick else list(VARIANTS)
+    servers = {name: Server(windows, VARIANTS[name]) for name in names}
+    for name, server in servers.items():
+        bench.row(case=name, first_step_s=server.step())
+    times = {name: [] for name in names}
     for _ in range(repeats):
-        for name, step in steps.items():
-            times.setdefault(name, []).extend(seconds(step, repeats=1, warmup=0))
+        for name, server in servers.items():
+            times[name].append(server.step())
     for name, found in times.items():
         middle = median(found)
-        bench.row(
-            case=name,
-            windows=windows,
-            threads=THREADS,
-            step_s=middle,
-            lowest=min(found),
-            highest=max(found),
-            windows_per_s=windows / middle,
-            mfu=flops / middle / peak,
-        )
-    for name in times:
-        if name != "plain":
-            bench.ratio(f"plain / {name}", median([a / b for a, b in zip(times["plain"], times[name], strict=True)]))
+        spread = {"lowest": min(found), "highest": max(found)}
+        case = {"case": name, "windows": windows, "threads": THREADS}
+        bench.row(**case, step_s=middle, **spread, windows_per_s=windows / middle, mfu=flops / middle / peak)
+    for base in names[:2]:
+        for name in names[2:]:
+            bench.ratio(f"{base} / {name}", median([a / b for a, b in zip(times[base], times[name], strict=True)]))
 
 
 def main() -> None:
     bench = start("train_step", __doc__)
     torch.set_num_threads(THREADS)
-    keep_freed_memory()
     compare(bench, *((4, 3) if bench.quick else (8, 11)))
     bench.finish()
 

@@ -176,6 +176,11 @@ class EpisodeDataModule(L.LightningDataModule):
         self.statistics = self.fit_statistics(source)
         self._source = source
 
+    def use_features(self, path: str) -> None:
+        """From now on read ``features`` from the data set at ``path``; see the argument of that name."""
+        self._source = JoinedSource(self.source, open_source(path), "features")
+        self.features = path
+
     def open_data(self) -> EpisodeSource:
         """Open what ``setup`` splits."""
         return open_source(self.locate() if self.data is None else self.data)

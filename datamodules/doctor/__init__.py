@@ -146,15 +146,20 @@ def _look_at_frames(
 
 
 def _standardised(numbers: dict[int, dict[str, Array]]) -> dict[int, Array]:
-    """State (or proprio) of every episode in units of its standard deviation; entries that never move are left out."""
+    """State (or proprio) of every episode in units of its standard deviation; entries that never move are left out.
+
+    Entries that jump from row to row, such as velocities, are not seen to move: their unit is larger, twelve times
+    their root-mean-square change per row.
+    """
     name = next((n for n in ("state", "proprio") if any(n in columns for columns in numbers.values())), None)
     if name is None:
         return {}
     rows = np.concatenate([columns[name] for columns in numbers.values()])
     std = rows.reshape(len(rows), -1).std(axis=0)
     keep = np.isfinite(std) & (std > 0)
-    return {
-        episode: columns[name].reshape(len(columns[name]), -1)[:, keep] / std[keep]
-        for episode, columns in numbers.items()
-        if keep.any()
-    }
+    if not keep.any():
+        return {}
+    states = {episode: columns[name].reshape(len(columns[name]), -1)[:, keep] for episode, columns in numbers.items()}
+    changes = np.concatenate([np.diff(state, axis=0) for state in states.values()])
+    unit = np.maximum(std[keep], 12 * np.sqrt(np.mean(changes**2, axis=0, dtype=np.float64)))
+    return {episode: state / unit for episode, state in states.items()}

@@ -31,7 +31,9 @@ class Patient:
         }
         self.lengths = np.full(episodes, steps)
         self.offsets = np.cumsum(self.lengths) - self.lengths
-        self.state = rng.integers(0, 28, (episodes * steps, 2)).astype(np.float32)
+        starts = rng.integers(0, 28, (episodes, 1, 2))
+        walk = starts + np.cumsum(rng.choice([-2, -1, 1, 2], (episodes, steps, 2)), axis=1)
+        self.state = (27 - np.abs(walk % 54 - 27)).reshape(-1, 2).astype(np.float32)  # reflected at the walls
         self.action = rng.uniform(-1, 1, (episodes * steps, 2)).astype(np.float32)
         self.action[self.offsets + steps - 1] = np.nan
         self.contact = np.zeros(episodes * steps, dtype=bool)
@@ -111,6 +113,17 @@ def test_a_picture_frozen_while_the_state_moves_and_one_that_rests():
     assert findings(patient) == {}
     patient.pixels[rows], patient.state[rows] = patient.pixels[rows.start], patient.state[rows.start]
     assert findings(patient) == {("pixels", (5,)): "episode 5: the picture never changes"}
+
+
+def test_velocities_may_jump_while_the_picture_rests():
+    patient = Patient()
+    rows = patient.rows(5)
+    rest = slice(rows.start + 10, rows.start + 25)
+    patient.pixels[rest], patient.state[rest] = patient.pixels[rest.start], patient.state[rest.start]
+    velocity = np.random.default_rng(1).normal(size=(240, 2)).astype(np.float32)
+    patient.state = np.concatenate([patient.state, velocity], axis=1)
+    patient.columns["state"] = Column(dtype="float32", shape=(4,))
+    assert findings(patient) == {}
 
 
 @pytest.mark.parametrize(("every", "level"), [(3, "error"), (2, "note")])
