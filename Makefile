@@ -7,13 +7,14 @@ EXTRAS ?= all-cpu,dev
 comma := ,
 READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo test lint bench compare clean help
 
 help:
 	@echo "make demo    data, training, planning and a report, in ten minutes (runs/demo/report.html)"
 	@echo "make test    all tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   quick run of every benchmark, results in runs/bench"
+	@echo "make compare the five nano models on two environments, 3 seeds (hours; resumable): docs/results/nano.md"
 	@echo "make clean   remove the environment and caches (not data/ and runs/)"
 
 $(READY): pyproject.toml constraints.txt
@@ -36,6 +37,9 @@ bench: $(READY)
 	@mkdir -p runs/bench
 	@set -e; for script in $$(grep -l __main__ benchmarks/*.py); do \
 	  echo "== $$script"; $(BIN)/python $$script --quick --json runs/bench/$$(basename $$script .py).json; done
+
+compare: $(READY)
+	$(BIN)/python benchmarks/compare.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from jepakit.callbacks.latent_map import LatentMap
-from jepakit.callbacks.run_estimate import RunEstimate
+from typing import TYPE_CHECKING
 
-__all__ = ["LatentMap", "RunEstimate"]
+from jepakit.lazy import lazy
+
+if TYPE_CHECKING:
+    from jepakit.callbacks.decoder import DecoderProbe as DecoderProbe
+    from jepakit.callbacks.feature_cache import FeatureCache as FeatureCache
+    from jepakit.callbacks.latent_map import LatentMap as LatentMap
+    from jepakit.callbacks.run_estimate import RunEstimate as RunEstimate
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "decoder": ("DecoderProbe",),
+        "feature_cache": ("FeatureCache",),
+        "latent_map": ("LatentMap",),
+        "run_estimate": ("RunEstimate",),
+    },
+)
+__all__ = __dir__()

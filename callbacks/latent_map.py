@@ -35,7 +35,7 @@ class LatentMap(L.Callback):
         for batch in loaders:
             latents.append(_encode(pl_module.model, batch))
             states.append(batch["state"].flatten(0, 1).numpy())
-            if sum(map(len, states)) >= self.max_windows * batch["pixels"].shape[1]:
+            if sum(map(len, states)) >= self.max_windows * batch["state"].shape[1]:
                 break
         names = _state_names(trainer, states[0].shape[1])
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
@@ -76,7 +76,7 @@ def _encode(model: WorldModel, batch: dict[str, torch.Tensor]) -> Array:
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        latents = model.encode({"pixels": batch["pixels"].to(model.action_mean.device)})
+        latents = model.encode({name: value.to(model.action_mean.device) for name, value in batch.items()})
     model.train(was_training)
     return latents.flatten(0, 1).flatten(1).double().cpu().numpy()
 

@@ -60,7 +60,7 @@ class RunEstimate(L.Callback):
             seconds = seconds_per_step(copy.deepcopy(pl_module.model), batch)
         self.estimate = Estimate(
             steps=int(steps),
-            windows=len(batch["pixels"]),
+            windows=len(batch["action"]),
             seconds_per_step=seconds * trainer.accumulate_grad_batches,
         )
         if trainer.is_global_zero:
@@ -87,7 +87,7 @@ def seconds_per_step(model: WorldModel, batch: dict[str, Tensor]) -> float:
     Few windows are timed first; their number doubles until a pass takes a second or the batch is used up. What is
     left is extrapolated in proportion.
     """
-    full = len(batch["pixels"])
+    full = len(batch["action"])
     windows = min(_FIRST_WINDOWS, full)
     _timed(model, batch, windows)  # warm-up
     while True:

@@ -43,4 +43,15 @@ class JoinedSource:
 
     def read(self, column: str, rows: NDArray[np.int64], out: Array | None = None) -> Array:
         """See ``EpisodeSource.read``."""
-        return (self._extra if column == self._name else self._base).read(column, rows, out)
+        if column != self._name:
+            return self._base.read(column, rows, out)
+        return self._extra.read(column, self._rows_of_extra(rows), out)
+
+    def _rows_of_extra(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the same steps are in ``extra``: files with gaps or another order number their rows otherwise."""
+        if np.array_equal(self.offsets, self._extra.offsets):
+            return rows
+        order = np.argsort(self.offsets, kind="stable")
+        episodes = order[np.searchsorted(self.offsets[order], rows, side="right") - 1]
+        moved: NDArray[np.int64] = rows - self.offsets[episodes] + self._extra.offsets[episodes]
+        return moved

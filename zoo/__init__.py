@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from jepakit.zoo.base import Statistics as Statistics
     from jepakit.zoo.base import WorldModel as WorldModel
     from jepakit.zoo.base import WorldModelConfig as WorldModelConfig
+    from jepakit.zoo.cjepa.config import CJEPAConfig as CJEPAConfig
+    from jepakit.zoo.cjepa.model import CJEPAModel as CJEPAModel
+    from jepakit.zoo.cjepa.module import CJEPA as CJEPA
+    from jepakit.zoo.dinowm.config import DINOWMConfig as DINOWMConfig
+    from jepakit.zoo.dinowm.model import DINOWMModel as DINOWMModel
+    from jepakit.zoo.dinowm.module import DINOWM as DINOWM
     from jepakit.zoo.lewm.config import LeWMConfig as LeWMConfig
     from jepakit.zoo.lewm.model import LeWMModel as LeWMModel
     from jepakit.zoo.lewm.module import LeWM as LeWM
@@ -19,6 +25,9 @@ if TYPE_CHECKING:
     from jepakit.zoo.pldm.config import PLDMConfig as PLDMConfig
     from jepakit.zoo.pldm.model import PLDMModel as PLDMModel
     from jepakit.zoo.pldm.module import PLDM as PLDM
+    from jepakit.zoo.vjepa.config import VJEPAConfig as VJEPAConfig
+    from jepakit.zoo.vjepa.model import VJEPAModel as VJEPAModel
+    from jepakit.zoo.vjepa.module import VJEPA as VJEPA
     from jepakit.zoo.weights import from_pretrained as from_pretrained
     from jepakit.zoo.weights import load_model as load_model
     from jepakit.zoo.weights import save_pretrained as save_pretrained
@@ -27,6 +36,12 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "base": ("Losses", "Statistics", "WorldModel", "WorldModelConfig"),
+        "dinowm.config": ("DINOWMConfig",),
+        "dinowm.model": ("DINOWMModel",),
+        "dinowm.module": ("DINOWM",),
+        "cjepa.config": ("CJEPAConfig",),
+        "cjepa.model": ("CJEPAModel",),
+        "cjepa.module": ("CJEPA",),
         "lewm.config": ("LeWMConfig",),
         "lewm.model": ("LeWMModel",),
         "lewm.module": ("LeWM",),
@@ -34,6 +49,9 @@ __getattr__, __dir__ = lazy(
         "pldm.config": ("PLDMConfig",),
         "pldm.model": ("PLDMModel",),
         "pldm.module": ("PLDM",),
+        "vjepa.config": ("VJEPAConfig",),
+        "vjepa.model": ("VJEPAModel",),
+        "vjepa.module": ("VJEPA",),
         "weights": ("from_pretrained", "load_model", "save_pretrained"),
     },
 )

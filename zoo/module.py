@@ -168,7 +168,7 @@ class WorldModelModule(L.LightningModule):
                 "trainer: found no end of training, expected max_epochs or max_steps; the schedule needs it"
             )
         pretrain = self.model.config.pretrain_steps
-        if pretrain >= steps:
+        if pretrain >= steps and not getattr(self.trainer, "fast_dev_run", False):  # that one tries the encoder alone
             raise ValueError(
                 f"trainer: found {int(steps)} steps in all, {pretrain} of them for the encoder alone; expected steps "
                 "that are left for the predictor: raise trainer.max_steps or lower the encoder's"

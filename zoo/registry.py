@@ -43,8 +43,11 @@ def _family(folder: str, name: str) -> Entry:
 
 
 REGISTRY: dict[str, Entry] = {
+    "cjepa": _family("cjepa", "CJEPA"),
+    "dinowm": _family("dinowm", "DINOWM"),
     "lewm": _family("lewm", "LeWM"),
     "pldm": _family("pldm", "PLDM"),
+    "vjepa": _family("vjepa", "VJEPA"),
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from jepakit import cli
-from jepakit.zoo import LeWMConfig
+from jepakit.zoo import CJEPAConfig, DINOWMConfig, LeWM, LeWMConfig, PLDMConfig, VJEPAConfig
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ROOT / "configs"
@@ -19,6 +19,20 @@ RUNNABLE = {
     "lewm nano on Gravity": ["lewm.yaml", "data/gravity.yaml", "size/nano.yaml"],
     "lewm nano on Reacher": ["lewm.yaml", "data/reacher.yaml", "size/nano.yaml"],
     "lewm nano on Cube": ["lewm.yaml", "data/cube.yaml", "size/nano.yaml"],
+    "pldm": ["pldm.yaml"],
+    "pldm nano on Two-Room": ["pldm.yaml", "size/nano.yaml", "data/tworoom.yaml"],
+    "pldm nano on Push-T": ["pldm.yaml", "size/nano.yaml", "data/pusht.yaml"],
+    "pldm with the original paper's settings": ["pldm_original.yaml"],
+    "dinowm": ["dinowm.yaml"],
+    "dinowm nano on Two-Room": ["dinowm.yaml", "data/tworoom.yaml", "size/nano_dinowm.yaml"],
+    "dinowm nano on Push-T": ["dinowm.yaml", "size/nano_dinowm.yaml"],
+    "cjepa": ["cjepa.yaml"],
+    "cjepa nano on Two-Room": ["cjepa.yaml", "data/tworoom.yaml", "size/nano_cjepa.yaml"],
+    "cjepa nano on Collisions": ["cjepa.yaml", "data/collisions.yaml", "size/nano_cjepa.yaml"],
+    "vjepa": ["vjepa.yaml"],
+    "vjepa nano on Two-Room": ["vjepa.yaml", "size/nano_vjepa.yaml", "data/tworoom.yaml"],
+    "vjepa nano on Push-T": ["vjepa.yaml", "size/nano_vjepa.yaml", "data/pusht.yaml"],
+    "lewm nano with a small search": ["lewm.yaml", "size/nano.yaml", "plan/nano.yaml"],
     "demo": ["demo.yaml"],
 }
 
@@ -46,18 +60,51 @@ def test_it_trains(names, tmp_path, monkeypatch):
         *("--data.generate.workers=1", "--data.batch_size=2", "--data.num_workers=0"),
         *("--trainer.fast_dev_run=true", f"--trainer.logger.init_args.save_dir={tmp_path}"),
     ]
-    assert cli.main(["fit", *files, *small]) == 0
+    assert cli.main(["fit", *files, *small, *both_phases(names), *encoder_weights(names, tmp_path)]) == 0
 
 
-@pytest.mark.parametrize("names", [["lewm.yaml", "size/nano.yaml"], ["demo.yaml"]])
-def test_nano_is_the_preset(names):
+def both_phases(names):
+    """One step each for the encoder and the predictor of models that train them one after the other."""
+    two = {"cjepa.yaml", "vjepa.yaml"} & set(names)
+    return ["--trainer.fast_dev_run=2", "--model.config.encoder_steps=1"] if two else []
+
+
+def encoder_weights(names, folder):
+    """Random weights in place of those that DINO-WM's configurations need: the Hub's, or those of a trained LeWM."""
+    if "dinowm.yaml" not in names:
+        return []
+    if "size/nano_dinowm.yaml" in names:
+        LeWM(LeWMConfig.nano()).save_pretrained(folder / "encoder")
+    else:
+        from transformers import Dinov2Config, Dinov2Model
+
+        # facebook/dinov2-small, but for its depth
+        sizes = Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, num_hidden_layers=1)
+        Dinov2Model(sizes).save_pretrained(folder / "encoder")
+        shallow = ["--model.config.vit_depth=1", "--model.config.predictor_depth=1"]
+        return [f"--model.encoder_weights={folder / 'encoder'}", *shallow]
+    return [f"--model.encoder_weights={folder / 'encoder'}"]
+
+
+@pytest.mark.parametrize(
+    ("names", "preset"),
+    [
+        (["lewm.yaml", "size/nano.yaml"], LeWMConfig.nano()),
+        (["demo.yaml"], LeWMConfig.nano()),
+        (["pldm.yaml", "size/nano.yaml"], PLDMConfig.nano()),
+        (["dinowm.yaml", "size/nano_dinowm.yaml"], DINOWMConfig.nano()),
+        (["cjepa.yaml", "size/nano_cjepa.yaml"], CJEPAConfig.nano()),
+        (["vjepa.yaml", "size/nano_vjepa.yaml"], VJEPAConfig.nano()),
+    ],
+)
+def test_nano_is_the_preset(names, preset):
     config = {}
     for name in names:
         config.update(yaml.safe_load((CONFIGS / name).read_text())["model"]["init_args"]["config"])
-    preset = LeWMConfig.nano()
     for key, value in config.items():
         if not str(value).startswith("${"):
-            assert getattr(preset, key) == value, key
+            found = getattr(preset, key)
+            assert (list(found) if isinstance(found, tuple) else found) == value, key
 
 
 def test_the_paper_size_is_the_default():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jepakit.datamodules import EpisodeDataModule
+from jepakit.datamodules.joined import JoinedSource
 from jepakit.datamodules.readers import open_source
 from jepakit.datamodules.store import Column, EpisodeWriter
 
@@ -44,3 +45,29 @@ def test_a_data_set_without_the_column_is_refused(tiny_store, lengths, tmp_path)
     features = write_features(tmp_path / "features", lengths, name="slots")
     with pytest.raises(ValueError, match="column 'features' not found; it has slots"):
         EpisodeDataModule(str(tiny_store), features=features, image_size=32).setup()
+
+
+class Rows:
+    """Episodes at any place of a file; every row holds its episode and step."""
+
+    path, fingerprint, fork_safe = "memory", "0", True
+
+    def __init__(self, name, lengths, offsets):
+        self.columns = {name: Column(dtype="int64", shape=(2,))}
+        self.lengths, self.offsets = np.array(lengths), np.array(offsets)
+        self._rows = np.full((20, 2), -1)
+        for episode, (length, offset) in enumerate(zip(lengths, offsets, strict=True)):
+            self._rows[offset : offset + length] = np.column_stack([np.full(length, episode), np.arange(length)])
+
+    def read(self, column, rows, out=None):
+        assert column in self.columns
+        return self._rows[rows]
+
+
+@pytest.mark.parametrize("offsets", [[0, 3, 3, 5], [2, 9, 5, 5], [7, 1, 12, 12]], ids=["packed", "gaps", "other order"])
+def test_rows_join_by_episode_and_step(offsets):
+    lengths = [3, 0, 2, 4] if offsets[1] == 3 else [3, 2, 0, 4]
+    base = Rows("pixels", lengths, offsets)
+    joined = JoinedSource(base, Rows("features", lengths, np.cumsum(lengths) - lengths), "features")
+    rows = np.concatenate([offset + np.arange(length) for offset, length in zip(offsets, lengths, strict=True)])
+    assert np.array_equal(joined.read("features", rows[::-1]), joined.read("pixels", rows[::-1]))

@@ -107,7 +107,7 @@ DAMAGE = {
     "extra key": (lambda d: edit_config(d, code="x"), "config.json: found keys .*'code'"),
     "unknown family": (
         lambda d: edit_config(d, model="os.system"),
-        r"config.json: model: found 'os.system', expected one of \['lewm'",
+        r"config.json: model: found 'os.system', expected one of \[.*'lewm'",
     ),
     "name of no text": (lambda d: edit_config(d, model=["lewm"]), r"config.json: model: found \['lewm'\]"),
     "unknown field": (lambda d: model_config(d, widht=3), "config.json: config: unknown key 'widht'"),

@@ -1,10 +1,11 @@
-"""Small heads around the transformers: projectors and the action encoder.
+"""Small heads around the transformers: projectors, the action encoder, inverse dynamics.
 
-Shape letters: B batch, T frames, A action-block width, D output width.
+Shape letters: B batch, T frames, A action-block width, D latent width.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,4 +42,18 @@ class ActionEncoder(nn.Module):
     def forward(self, actions: Tensor) -> Tensor:
         """Standardised blocks (B, T, A) to (B, T, D)."""
         out: Tensor = self.contract(F.silu(self.expand(self.mix(actions))))
+        return out
+
+
+class InverseDynamics(nn.Module):
+    """Linear, ReLU, Linear: which action leads from one latent to the next (arXiv 2502.14819)."""
+
+    def __init__(self, latent_dim: int, *, hidden: int, width_out: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(2 * latent_dim, hidden)
+        self.contract = nn.Linear(hidden, width_out)
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        """Latents (B, T, D) and the ones that follow them to standardised action blocks (B, T, A)."""
+        out: Tensor = self.contract(F.relu(self.expand(torch.cat([after, before], dim=-1))))
         return out

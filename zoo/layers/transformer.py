@@ -16,16 +16,24 @@ LAST = slice(-1, None)
 
 
 class Attention(nn.Module):
-    """Layer norm, then multi-head self-attention."""
+    """Layer norm (unless ``norm`` is false), then multi-head self-attention."""
 
     def __init__(
-        self, width: int, *, heads: int, head_dim: int, qkv_bias: bool, norm_eps: float = 1e-5, dropout: float = 0.0
+        self,
+        width: int,
+        *,
+        heads: int,
+        head_dim: int,
+        qkv_bias: bool,
+        norm: bool = True,
+        norm_eps: float = 1e-5,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.heads = heads
         self.inner = heads * head_dim
         self.dropout = dropout
-        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.norm = nn.LayerNorm(width, eps=norm_eps) if norm else nn.Identity()
         self.qkv = nn.Linear(width, 3 * self.inner, bias=qkv_bias)
         self.out = nn.Linear(self.inner, width)
         self.out_dropout = nn.Dropout(dropout)

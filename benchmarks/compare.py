@@ -1,0 +1,204 @@
+"""Trains every nano model of the zoo with the same budget, evaluates it, and writes one table: ``make compare``.
+
+Every run is a folder under ``--runs``; what is there is not done again, so the same command continues after an
+interruption. A budget is a number of optimiser steps on 128 windows; a model that trains an encoder first spends half
+of them on it. DINO-WM's frozen encoder is that of the LeWM trained with the same seed: its steps come on top, which the
+table says. Success is measured as docs/evaluation.md says, on one list of tasks from test episodes per environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from harness import machine
+
+from jepakit.planning.evaluation.files import write_json
+from jepakit.planning.evaluation.provenance import commit
+from jepakit.planning.evaluation.statistics import wilson_interval
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """How a model is called in the table, and its nano configuration; ``phases`` names the field of its first phase."""
+
+    title: str
+    size: str = "nano"
+    phases: str | None = None
+    needs_encoder: bool = False
+
+
+FAMILIES = {
+    "lewm": Family(title="LeWM"),
+    "pldm": Family(title="PLDM"),
+    "dinowm": Family(title="DINO-WM on LeWM's frozen encoder", size="nano_dinowm", needs_encoder=True),
+    "cjepa": Family(title="C-JEPA", size="nano_cjepa", phases="encoder_steps"),
+    "vjepa": Family(title="V-JEPA", size="nano_vjepa", phases="encoder_steps"),
+}
+ENVIRONMENTS = {"tworoom": "Two-Room", "pusht": "Push-T"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training and its evaluation."""
+
+    folder: Path
+    model: str
+    environment: str
+    seed: int
+    steps: int
+    tasks: int
+
+    @property
+    def result(self) -> Path:
+        """Exists once everything of the run is done."""
+        return self.folder / "result.json"
+
+    def configuration(self) -> list[str]:
+        """Files and flags that ``fit`` and ``evaluate`` share."""
+        family = FAMILIES[self.model]
+        files = [f"configs/{self.model}.yaml", f"configs/size/{family.size}.yaml"]
+        files += [f"configs/data/{self.environment}.yaml", "configs/plan/nano.yaml"]
+        flags = [f"--seed_everything={self.seed}", f"--trainer.max_steps={self.steps}", f"--tasks.count={self.tasks}"]
+        if family.phases is not None:
+            flags.append(f"--model.init_args.config.{family.phases}={self.steps // 2}")
+        return [part for file in files for part in ("-c", str(ROOT / file))] + flags
+
+    def execute(self) -> None:
+        """Train and evaluate; raises ``CalledProcessError`` when either fails."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={self.folder.parent}"]
+        logger += [f"--trainer.logger.name={self.folder.name}", "--trainer.logger.version="]
+        encoder = self.folder.parent.parent / "lewm" / self.folder.name / "weights"
+        frozen = [f"--model.init_args.encoder_weights={encoder}"] if FAMILIES[self.model].needs_encoder else []
+        begun = time.perf_counter()
+        self._lightning("fit", [*self.configuration(), *frozen, *logger])
+        trained = time.perf_counter()
+        evaluation = self.folder / "evaluation"
+        weights = ["--weights", str(self.folder / "weights"), "--out", str(evaluation)]
+        self._lightning("evaluate", [*self.configuration(), *frozen, *weights])
+        found = json.loads((evaluation / "evaluation.json").read_text())
+        seconds = {"train": trained - begun, "evaluate": time.perf_counter() - trained}
+        write_json(self.result, {"evaluation": found, "seconds": seconds, "commit": commit()})
+
+    def _lightning(self, command: str, arguments: list[str]) -> None:
+        program = str(Path(sys.executable).with_name("lightning"))
+        with (self.folder / f"{command}.log").open("w") as log:
+            subprocess.run([program, command, *arguments], check=True, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+
+
+def table(environment: str, runs: list[Run]) -> list[str]:
+    """Markdown rows of one environment, from the runs that are done."""
+    done = {run: json.loads(run.result.read_text()) for run in runs if run.result.is_file()}
+    lines = [
+        f"## {ENVIRONMENTS[environment]}",
+        "",
+        "| | success, all seeds | 95 % interval | by seed | plan p50 | training |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, family in FAMILIES.items():
+        found = [result for run, result in done.items() if run.model == name]
+        if found:
+            lines.append(f"| {family.title} | {_row([r['evaluation']['policies'][name] for r in found], found)} |")
+    baselines = next(iter(done.values()))["evaluation"]["policies"] if done else {}
+    for name in ("random", "stay", "scripted"):
+        if name in baselines:
+            lines.append(f"| {name} | {_row([baselines[name]], [])} |")
+    return [*lines, ""]
+
+
+def _row(policies: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
+    successes, tasks = (sum(policy[key] for policy in policies) for key in ("successes", "tasks"))
+    low, high = wilson_interval(successes, tasks)
+    by_seed = ", ".join(f"{100 * policy['rate']:.0f}" for policy in policies) if runs else "–"
+    latency = [policy["latency_ms"]["p50"] for policy in policies if policy["latency_ms"]]
+    plan = f"{sorted(latency)[len(latency) // 2]:.0f} ms" if latency else "–"
+    seconds = sorted(run["seconds"]["train"] for run in runs)
+    train = f"{seconds[len(seconds) // 2] / 60:.1f} min" if seconds else "–"
+    return f"{100 * successes / tasks:.0f} % | {100 * low:.0f} – {100 * high:.0f} % | {by_seed} | {plan} | {train}"
+
+
+_PAGE = """# Nano models side by side
+
+Written by `python benchmarks/compare.py --steps {steps}`: {done} of {runs} runs. {steps} optimiser steps of 128 windows
+each, {seeds} seeds, {tasks} tasks per run (the same ones for every model and seed, goals 25 steps away, budget 50). The
+interval is Wilson's over the tasks of all seeds together; tasks repeat over seeds, so it is narrower than the spread
+over new tasks would be. Training is the median wall time of `lightning fit`, data at hand; DINO-WM's does not include
+its encoder's, LeWM's.
+
+{cpu}, {cores} cores, Python {python}, {packages}, commit {commit}.
+
+{tables}"""
+
+
+def report(runs: list[Run], options: argparse.Namespace) -> str:
+    """The whole page."""
+    host = machine()
+    tables = (table(name, [run for run in runs if run.environment == name]) for name in options.environments)
+    return _PAGE.format(
+        steps=options.steps,
+        done=sum(run.result.is_file() for run in runs),
+        runs=len(runs),
+        seeds=len(options.seeds),
+        tasks=options.tasks,
+        cpu=host["cpu"],
+        cores=host["cores"],
+        python=host["python"],
+        packages=", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "numpy")),
+        commit=commit(),
+        tables="\n".join(line for lines in tables for line in lines),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=900, help="optimiser steps per run (default: %(default)s)")
+    parser.add_argument("--tasks", type=int, default=50, help="tasks per evaluation (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--models", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument("--environments", nargs="+", default=list(ENVIRONMENTS), choices=ENVIRONMENTS)
+    parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/nano.md"), help="the table")
+    parser.add_argument("--json", type=Path, help="also write all results there")
+    parser.add_argument("--quick", action="store_true", help="1 seed, 20 steps, 4 tasks, into runs/compare-quick")
+    options = parser.parse_args()
+    if options.quick:
+        options.steps, options.tasks, options.seeds = 20, 4, [0]
+        options.runs = Path("runs/compare-quick")
+        options.out = options.runs / "nano.md"
+    runs = [
+        Run(
+            folder=(options.runs / environment / model / f"seed-{seed}").resolve(),
+            model=model,
+            environment=environment,
+            seed=seed,
+            steps=options.steps,
+            tasks=options.tasks,
+        )
+        for seed in options.seeds
+        for environment in options.environments
+        for model in options.models
+    ]
+    for number, run in enumerate(runs):
+        if not run.result.is_file():
+            print(f"{number + 1}/{len(runs)} {run.folder}", flush=True)
+            run.execute()
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(report(runs, options))
+    print(options.out.read_text())
+    if options.json:
+        rows = [{"run": str(run.folder), **json.loads(run.result.read_text())} for run in runs]
+        write_json(options.json, {"name": "compare", "machine": machine(), "rows": rows, "ratios": {}})
+
+
+if __name__ == "__main__":
+    main()

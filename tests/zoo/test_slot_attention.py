@@ -1,0 +1,167 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from jepakit.zoo.layers.slot_attention import SlotAttention, SlotAutoencoder
+from jepakit.zoo.layers.slot_decoders import BroadcastDecoder, SlotMixer
+from jepakit.zoo.layers.slot_features import FeatureSlotAutoencoder, temporal_similarity
+from jepakit.zoo.metrics import foreground_ari
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def tiny(**changes):
+    torch.manual_seed(0)
+    sizes = {"image_size": 16, "slots": 3, "slot_dim": 12, "channels": 8, "hidden": 16, "iterations": 2, **changes}
+    return SlotAutoencoder(**sizes)
+
+
+@torch.no_grad()
+def test_one_iteration_follows_algorithm_1():
+    torch.manual_seed(0)
+    layer = SlotAttention(6, 5, hidden=7)
+    inputs, slots = random(2, 9, 6), random(2, 3, 5, seed=1)
+    key, value = layer.to_kv(layer.input_norm(inputs)).split(5, dim=-1)
+    query = layer.to_q(layer.slot_norm(slots))
+    attention = torch.einsum("mld,mnd->mln", key, query).div(5**0.5).softmax(dim=-1)  # over slots
+    weights = attention / attention.sum(dim=1, keepdim=True)  # a weighted mean over positions
+    updates = torch.einsum("mln,mld->mnd", weights, value)
+    after = torch.stack([layer.gru(update, slot) for update, slot in zip(updates, slots, strict=True)])
+    torch.testing.assert_close(layer(inputs, slots, iterations=1), after + layer.mlp(after), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_slots_are_exchangeable_and_positions_without_order():
+    torch.manual_seed(0)
+    layer, order = SlotAttention(6, 5, hidden=7), [2, 0, 1]
+    inputs, slots = random(2, 9, 6), random(2, 3, 5, seed=1)
+    out = layer(inputs, slots, iterations=3)
+    torch.testing.assert_close(layer(inputs, slots[:, order], iterations=3), out[:, order])
+    torch.testing.assert_close(layer(inputs.flip(1), slots, iterations=3), out)
+
+
+@torch.no_grad()
+def test_evaluation_repeats_itself_and_training_does_not():
+    model, frames = tiny(), random(2, 3, 3, 16, 16)
+    assert not torch.equal(model.encode(frames), model.encode(frames))
+    model.eval()
+    assert torch.equal(model.encode(frames), model.encode(frames))
+    torch.testing.assert_close(model.encode(frames[1:]), model.encode(frames)[1:])
+
+
+@torch.no_grad()
+def test_slots_are_carried_from_frame_to_frame():
+    model, frames = tiny(later_iterations=2).eval(), random(1, 1, 3, 16, 16).expand(-1, 2, -1, -1, -1)
+    first, second = model.encode(frames).unbind(1)
+    longer = tiny(iterations=4).eval().encode(frames[:, :1])[:, 0]  # the same picture: two more iterations
+    torch.testing.assert_close(second, longer)
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
+@pytest.mark.parametrize("decoder", [BroadcastDecoder(16, 12, channels=8), SlotMixer(4, 12, hidden=8, width_out=5)])
+@torch.no_grad()
+def test_decoders_share_pixels_among_slots_whatever_their_order(decoder):
+    slots = 3 * random(2, 3, 12)
+    pictures, masks = decoder(slots)
+    torch.testing.assert_close(masks.sum(dim=1), torch.ones_like(masks[:, 0]))
+    other_pictures, other_masks = decoder(slots[:, [1, 2, 0]])
+    torch.testing.assert_close(other_pictures, pictures)
+    torch.testing.assert_close(other_masks, masks[:, [1, 2, 0]])
+
+
+@torch.no_grad()
+def test_a_pixel_is_painted_by_the_slot_whose_mask_has_it():
+    torch.manual_seed(0)
+    decoder, slots = BroadcastDecoder(16, 12, channels=8), random(2, 3, 12)
+    decoder.paint.weight[3 * 16 :] *= 1e4  # masks without compromise
+    picture, masks = decoder(slots)
+    alone = torch.stack([decoder(slots[:, [n]])[0] for n in range(3)], dim=1)
+    chosen = masks.argmax(dim=1)
+    assert chosen.unique().tolist() == [0, 1, 2]
+    expected = alone.gather(1, chosen[:, None, None].expand(-1, -1, 3, -1, -1)).squeeze(1)
+    clear = (masks.amax(dim=1, keepdim=True) > 0.9999).expand_as(picture)
+    torch.testing.assert_close(picture[clear], expected[clear], atol=1e-3, rtol=1e-3)
+
+
+def test_losses_are_the_error_of_what_is_returned_and_reach_every_parameter():
+    model, frames = tiny(), random(2, 2, 3, 16, 16)
+    losses = model.losses(frames)
+    pictures, masks = model.decode(losses.outputs["slots"])
+    torch.testing.assert_close(losses.total, F.mse_loss(pictures, frames))
+    torch.testing.assert_close(losses.outputs["masks"], masks)
+    losses.total.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+def test_it_can_be_exported():
+    model, frames = tiny().eval(), random(2, 2, 3, 16, 16)
+
+    class Encode(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, frames):
+            return self.model.encode(frames)
+
+    program = torch.export.export(Encode(), (frames,), dynamic_shapes=({0: torch.export.Dim("clips", max=64)},))
+    more = random(5, 2, 3, 16, 16, seed=1)
+    torch.testing.assert_close(program.module()(more), model.encode(more))
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="image_size: found 20, expected a multiple"):
+        tiny(image_size=20)
+
+
+def test_temporal_similarity_points_where_patches_went():
+    features = torch.eye(4)[None, None].repeat(1, 2, 1, 1)
+    features[:, 1] = features[:, 1].roll(1, dims=1)  # every patch moves one place on
+    where = temporal_similarity(features, temperature=0.05)
+    assert where.shape == (1, 1, 4, 4)
+    torch.testing.assert_close(where.sum(dim=-1), torch.ones(1, 1, 4))
+    assert where.argmax(dim=-1).flatten().tolist() == [1, 2, 3, 0]
+    against = temporal_similarity(torch.stack([features[:, 0], -features[:, 0]], dim=1), temperature=0.05)
+    assert (against.diagonal(dim1=-2, dim2=-1) == 0).all()
+    opposite = torch.stack([torch.ones(1, 4, 2), -torch.ones(1, 4, 2)], dim=1)
+    torch.testing.assert_close(temporal_similarity(opposite, temperature=0.05), torch.full((1, 1, 4, 4), 0.25))
+
+
+def moving_features(clips, frames=3, grid=4):
+    """Two objects and a ground, each with features of its own, and which is where."""
+    generator = torch.Generator().manual_seed(0)
+    true = torch.zeros(clips, frames, grid, grid, dtype=torch.long)
+    for clip in true:
+        first, second = torch.randperm(grid, generator=generator)[:2].tolist()
+        for frame, labels in enumerate(clip):
+            column = frame % (grid - 1)
+            labels[first, column : column + 2], labels[second, grid - 2 - column : grid - column] = 1, 2
+    kinds = 2 * random(3, 6, seed=3)
+    return kinds[true].flatten(2, 3), true
+
+
+def test_slots_of_features_find_objects():
+    torch.manual_seed(0)
+    model = FeatureSlotAutoencoder(grid=4, feature_dim=6, slots=3, slot_dim=16, hidden=32)
+    features, true = moving_features(32)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    before = model.losses(features)
+    for _ in range(150):
+        losses = model.losses(features)
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+    assert losses.terms["reconstruction"] < 0.2 * before.terms["reconstruction"]
+    assert losses.terms["similarity"] < before.terms["similarity"]
+    slots = model.eval().encode(features)
+    rebuilt, masks = model.decode(slots)
+    assert rebuilt.shape == features.shape
+    assert foreground_ari(true, masks.argmax(dim=2).unflatten(-1, (4, 4))).mean() > 0.5
+
+
+def test_similarity_needs_a_next_frame():
+    model = FeatureSlotAutoencoder(grid=4, feature_dim=6, slots=3, slot_dim=16, hidden=32)
+    with pytest.raises(ValueError, match="clips of 1 frame"):
+        model.losses(random(2, 1, 16, 6))

@@ -1,0 +1,36 @@
+"""Which slots are hidden in training, and how much of the history is shown: random, but a function of seed and step.
+
+Shape letters: B windows, N slots.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Return a generator on the CPU, so that draws are the same on every device, fresh for every step."""
+    return torch.Generator().manual_seed((1_000_003 * seed + step) % 2**32)
+
+
+def draw_hidden(
+    windows: int, slots: int, *, count: tuple[int, int], per: Literal["sample", "batch"], generator: torch.Generator
+) -> Tensor:
+    """Draw the slots to hide, true where hidden: (B, N), or (1, N) for the whole batch.
+
+    Their number is uniform between the two of ``count``, both included; any set of that many is as likely.
+    """
+    draws = windows if per == "sample" else 1
+    numbers = torch.randint(count[0], count[1] + 1, (draws, 1), generator=generator)
+    ranks = torch.rand(draws, slots, generator=generator).argsort(dim=1).argsort(dim=1)
+    return ranks < numbers
+
+
+def draw_history(history: int, *, short_share: float, generator: torch.Generator) -> int:
+    """Draw how many frames of a history are shown: fewer than all of them in ``short_share`` of the draws."""
+    if history == 1 or torch.rand((), generator=generator).item() >= short_share:
+        return history
+    return int(torch.randint(1, history, (), generator=generator).item())

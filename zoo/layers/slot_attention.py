@@ -1,0 +1,183 @@
+"""Slot Attention (arXiv 2006.15055) over clips: slots that each stand for one object, found by reconstruction alone.
+
+Shape letters: B clips, T frames, M pictures (B or B · T), N slots, D slot width, L positions of a g × g grid, C
+channels, h, w picture size. Symbols as in the paper's algorithm 1: q, k, v projections.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jepakit.zoo.base import Losses
+from jepakit.zoo.config import require_multiple
+from jepakit.zoo.layers.slot_decoders import PATCH, BroadcastDecoder, SoftPositions, start_lively
+
+_EPSILON = 1e-8
+_SHARPNESS = 4.0
+
+
+class SlotAttention(nn.Module):
+    """Slots compete for positions: softmax over slots, weighted mean over positions, GRU, MLP (algorithm 1)."""
+
+    def __init__(self, width_in: int, slot_dim: int, *, hidden: int) -> None:
+        super().__init__()
+        self.input_norm = nn.LayerNorm(width_in)
+        self.slot_norm = nn.LayerNorm(slot_dim)
+        self.to_q = nn.Linear(slot_dim, slot_dim, bias=False)
+        self.to_kv = nn.Linear(width_in, 2 * slot_dim, bias=False)
+        self.gru = nn.GRUCell(slot_dim, slot_dim)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(slot_dim), nn.Linear(slot_dim, hidden), nn.ReLU(), nn.Linear(hidden, slot_dim)
+        )
+        self.apply(start_lively)
+        with torch.no_grad():
+            self.to_q.weight.mul_(_SHARPNESS)  # slots must differ from the start to become different
+
+    def forward(self, inputs: Tensor, slots: Tensor, *, iterations: int) -> Tensor:
+        """Update slots (M, N, D) ``iterations`` times from inputs (M, L, C)."""
+        k, v = self.to_kv(self.input_norm(inputs)).chunk(2, dim=-1)
+        k = k * k.shape[-1] ** -0.5
+        for _ in range(iterations):
+            q = self.to_q(self.slot_norm(slots))
+            attention = (q @ k.transpose(1, 2)).softmax(dim=1) + _EPSILON
+            updates = (attention / attention.sum(dim=2, keepdim=True)) @ v
+            slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
+            slots = slots + self.mlp(slots)
+        return slots
+
+
+class SlotEncoder(nn.Module):
+    """Slots of a clip, carried from frame to frame; subclasses say what they are made of and must give back.
+
+    Slots start from a Gaussian with learned mean and scale: in training from fresh noise, in evaluation from one
+    fixed draw of it (the buffer ``start_noise``), so that encoding is deterministic and can be exported. Which slot
+    takes which object is arbitrary either way. Later frames start from the slots of the frame before, so that an
+    object keeps its slot, and need fewer iterations.
+
+    ``front`` turns the clip's frames (M, …) into inputs (M, L, ``width_in``).
+    """
+
+    start_noise: Tensor
+
+    def __init__(
+        self,
+        front: nn.Module,
+        *,
+        width_in: int,
+        slots: int,
+        slot_dim: int,
+        hidden: int,
+        iterations: int,
+        later_iterations: int,
+    ) -> None:
+        super().__init__()
+        self.iterations, self.later_iterations = iterations, later_iterations
+        self.front = front
+        self.attention = SlotAttention(width_in, slot_dim, hidden=hidden)
+        self.start_mean = nn.Parameter(torch.zeros(slot_dim))
+        self.start_log_scale = nn.Parameter(torch.full((slot_dim,), math.log(0.1)))
+        noise = torch.randn(slots, slot_dim, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("start_noise", noise)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, …) to slots (B, T, N, D)."""
+        inputs = self.front(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        noise = self.start_noise.expand(frames.shape[0], -1, -1)
+        if self.training:
+            noise = torch.randn_like(noise)
+        slots = self.start_mean + self.start_log_scale.exp() * noise
+        found = []
+        for index in range(frames.shape[1]):
+            iterations = self.later_iterations if index else self.iterations
+            slots = self.attention(inputs[:, index], slots, iterations=iterations)
+            found.append(slots)
+        return torch.stack(found, dim=1)
+
+    @abstractmethod
+    def decode(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Slots (B, T, N, D) to rebuilt frames (B, T, …) and masks (B, T, N, …) that sum to 1 over slots."""
+
+    @abstractmethod
+    def losses(self, frames: Tensor) -> Losses:
+        """What training minimises; ``outputs`` are ``slots``, ``reconstruction`` and ``masks``."""
+
+
+class SlotAutoencoder(SlotEncoder):
+    """Slots of pictures that a CPU can train: a strided CNN, Slot Attention, a spatial-broadcast decoder.
+
+    Frames are normalised floats (B, T, 3, h, w), and so are reconstructions; masks are (B, T, N, h, w). ``channels``
+    is the width of the convolutions, ``hidden`` of the MLPs.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 64,
+        slots: int = 7,
+        slot_dim: int = 64,
+        channels: int = 32,
+        hidden: int = 128,
+        iterations: int = 3,
+        later_iterations: int = 1,
+    ) -> None:
+        require_multiple("image_size", image_size, "two patches of the decoder", 2 * PATCH)
+        super().__init__(
+            PictureFront(image_size, channels=channels, hidden=hidden),
+            width_in=channels,
+            slots=slots,
+            slot_dim=slot_dim,
+            hidden=hidden,
+            iterations=iterations,
+            later_iterations=later_iterations,
+        )
+        self.decoder = BroadcastDecoder(image_size, slot_dim, channels=channels)
+
+    def decode(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Paint every slot and overlay the paintings; see ``SlotEncoder.decode``."""
+        pictures, masks = self.decoder(slots.flatten(0, 1))
+        return pictures.unflatten(0, slots.shape[:2]), masks.unflatten(0, slots.shape[:2])
+
+    def losses(self, frames: Tensor) -> Losses:
+        """Mean squared error of the reconstructed frames, all pixels alike."""
+        slots = self.encode(frames)
+        reconstruction, masks = self.decode(slots)
+        error = F.mse_loss(reconstruction, frames)
+        return Losses(
+            total=error,
+            terms={"reconstruction": error},
+            outputs={"slots": slots, "reconstruction": reconstruction, "masks": masks},
+        )
+
+
+class PictureFront(nn.Module):
+    """Pictures to the inputs of Slot Attention: a strided CNN, soft positions, layer norm and MLP per position.
+
+    The instance norm takes away what all positions have in common, the ground; objects stand out of what is left.
+    """
+
+    def __init__(self, image_size: int, *, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, channels, kernel_size=2 * PATCH, stride=PATCH, padding=PATCH // 2),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            nn.InstanceNorm2d(channels),
+        )
+        self.positions = SoftPositions(image_size // PATCH, channels)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
+        )
+        for part in (self.layers, self.mlp):  # not the positions, which have their own start
+            part.apply(start_lively)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Normalised pictures (M, 3, h, w) to (M, L, C)."""
+        out: Tensor = self.mlp(self.layers(frames).flatten(2).transpose(1, 2) + self.positions())
+        return out

@@ -1,0 +1,103 @@
+"""PLDM (arXiv 2502.14819): a latent world model kept from collapsing by variance and covariance terms.
+
+Shape letters: B batch, T frames, H history frames, D latent width, A action-block width. Symbols: z latent, a
+embedded action, ẑ predicted latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jepakit.zoo.base import Losses
+from jepakit.zoo.config import parse_config
+from jepakit.zoo.layers.heads import InverseDynamics
+from jepakit.zoo.losses import vicreg
+from jepakit.zoo.pldm.config import PLDMConfig
+from jepakit.zoo.vector import VectorModel
+
+_REGULARISERS = {
+    "variance": vicreg.variance,
+    "covariance": vicreg.covariance,
+    "time_similarity": vicreg.time_similarity,
+    "time_variance": vicreg.time_variance,
+    "time_covariance": vicreg.time_covariance,
+}
+
+
+class ResidualPredictor(nn.Module):
+    """ẑ_{t+1} = z_t + f(z_t, a_t) with f of one hidden layer: every position reads its own latent only."""
+
+    def __init__(self, latent_dim: int, *, hidden: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(2 * latent_dim, hidden)
+        self.contract = nn.Linear(hidden, latent_dim)
+
+    def forward(self, z: Tensor, a: Tensor, *, last_only: bool = False) -> Tensor:
+        """Latents and embedded actions (B, H, D) to (B, H, D), or to (B, 1, D) for the last position only."""
+        if last_only:
+            z, a = z[:, -1:], a[:, -1:]
+        out: Tensor = z + self.contract(F.relu(self.expand(torch.cat([z, a], dim=-1))))
+        return out
+
+
+class PLDMModel(VectorModel):
+    """Encoder and predictor, trained together by prediction error and up to six further terms."""
+
+    name: ClassVar[str] = "pldm"
+    config: PLDMConfig
+
+    def __init__(self, config: PLDMConfig | Mapping[str, Any]) -> None:
+        config = parse_config(PLDMConfig, config, where="config")
+        super().__init__(config)
+        width = config.latent_dim
+        if config.predictor == "recurrent":
+            self.predictor = ResidualPredictor(width, hidden=config.recurrent_hidden)
+            self.prediction_projector = nn.Identity()
+        if config.inverse_dynamics_weight > 0.0:
+            hidden = config.inverse_dynamics_hidden
+            self.inverse_dynamics = InverseDynamics(width, hidden=hidden, width_out=config.block_width)
+
+    def losses(self, batch: Mapping[str, Tensor], step: int = 0) -> Losses:
+        """Compute the training objective on windows of 2 to ``history`` + 1 frames; nothing in it is random."""
+        self.check_batch(batch)
+        return self.objective(self.encode(batch).squeeze(2), batch["action"][:, :-1])
+
+    def objective(self, z: Tensor, actions: Tensor) -> Losses:
+        """Mean (ẑ_{t+1} − z_{t+1})² + Σ weight · term(z), of latents z (B, T, D) and raw blocks (B, T-1, A).
+
+        No term stops gradients. The inverse dynamics predict *standardised* actions. Statistics over the batch are
+        those of the rank's own batch.
+        """
+        predicted = self.predict_window(z, self.embed_actions(actions))
+        prediction = F.mse_loss(predicted, z[:, 1:])
+        weights = {term: weight for term, weight in self.config.weights.items() if weight > 0.0}
+        terms = {term: function(z) for term, function in _REGULARISERS.items() if term in weights}
+        if "inverse_dynamics" in weights:
+            guessed = self.inverse_dynamics(z[:, :-1], z[:, 1:])
+            terms["inverse_dynamics"] = F.mse_loss(guessed, self.normalise_actions(actions))
+        total = prediction
+        for term, value in terms.items():
+            total = total + weights[term] * value
+        return Losses(
+            total=total,
+            terms={"prediction": prediction, **terms},
+            outputs={"latents": z.unsqueeze(2), "predictions": predicted.unsqueeze(2)},
+        )
+
+    def predict_window(self, z: Tensor, a: Tensor) -> Tensor:
+        """ẑ (B, T-1, D) of a training window's frames after the first, from z (B, T, D) and a (B, T-1, D).
+
+        The transformer sees every real frame up to each position; the recurrent predictor is unrolled from the
+        first, reading its own predictions.
+        """
+        if self.config.predictor == "transformer":
+            return self.predict_next(z[:, :-1], a)
+        unrolled = [z[:, :1]]
+        for now in range(a.shape[1]):
+            unrolled.append(self.predict_next(unrolled[-1], a[:, now : now + 1]))
+        return torch.cat(unrolled[1:], dim=1)
