@@ -1,8 +1,8 @@
 """Trains every nano model of the zoo with the same budget, evaluates it, and writes one table: ``make compare``.
 
 Every run is a folder under ``--runs``; what is there is not done again, so the same command continues after an
-interruption. A budget is a number of optimiser steps on 128 windows; a model that trains an encoder first spends half
-of them on it. DINO-WM's frozen encoder is that of the LeWM trained with the same seed: its steps come on top, which the
+interruption. The budget is a number of windows, the same for all; a model that trains an encoder first spends a part of
+them on it. DINO-WM's frozen encoder is that of the LeWM trained with the same seed: its steps come on top, which the
 table says. Success is measured as docs/evaluation.md says, on one list of tasks from test episodes per environment.
 """
 
@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from harness import machine
+from harness import machine, median
 
 from jepakit.planning.evaluation.files import write_json
 from jepakit.planning.evaluation.provenance import commit
@@ -29,11 +29,12 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """How a model is called in the table, and its nano configuration; ``phases`` names the field of its first phase."""
+    """A model's title and nano configuration; ``encoder_share`` of its steps train the encoder alone."""
 
     title: str
     size: str = "nano"
-    phases: str | None = None
+    batch_size: int = 128
+    encoder_share: float = 0.0
     needs_encoder: bool = False
 
 
@@ -41,8 +42,8 @@ FAMILIES = {
     "lewm": Family(title="LeWM"),
     "pldm": Family(title="PLDM"),
     "dinowm": Family(title="DINO-WM on LeWM's frozen encoder", size="nano_dinowm", needs_encoder=True),
-    "cjepa": Family(title="C-JEPA", size="nano_cjepa", phases="encoder_steps"),
-    "vjepa": Family(title="V-JEPA", size="nano_vjepa", phases="encoder_steps"),
+    "cjepa": Family(title="C-JEPA", size="nano_cjepa", batch_size=64, encoder_share=0.5),
+    "vjepa": Family(title="V-JEPA", size="nano_vjepa", encoder_share=0.25),
 }
 ENVIRONMENTS = {"tworoom": "Two-Room", "pusht": "Push-T"}
 
@@ -55,7 +56,7 @@ class Run:
     model: str
     environment: str
     seed: int
-    steps: int
+    windows: int
     tasks: int
 
     @property
@@ -68,32 +69,37 @@ class Run:
         family = FAMILIES[self.model]
         files = [f"configs/{self.model}.yaml", f"configs/size/{family.size}.yaml"]
         files += [f"configs/data/{self.environment}.yaml", "configs/plan/nano.yaml"]
-        flags = [f"--seed_everything={self.seed}", f"--trainer.max_steps={self.steps}", f"--tasks.count={self.tasks}"]
-        if family.phases is not None:
-            flags.append(f"--model.init_args.config.{family.phases}={self.steps // 2}")
+        steps = self.windows // family.batch_size
+        flags = [f"--seed_everything={self.seed}", f"--trainer.max_steps={steps}", f"--tasks.count={self.tasks}"]
+        flags += ["--evaluation.latency_repeats=0"]
+        flags.append(f"--data.init_args.batch_size={family.batch_size}")
+        if family.encoder_share:
+            flags.append(f"--model.init_args.config.encoder_steps={round(steps * family.encoder_share)}")
         return [part for file in files for part in ("-c", str(ROOT / file))] + flags
 
     def execute(self) -> None:
         """Train and evaluate; raises ``CalledProcessError`` when either fails."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={self.folder.parent}"]
-        logger += [f"--trainer.logger.name={self.folder.name}", "--trainer.logger.version="]
-        encoder = self.folder.parent.parent / "lewm" / self.folder.name / "weights"
+        logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={self.folder}"]
+        logger += ["--trainer.logger.name=training", "--trainer.logger.version="]
+        trained = Path("training") / "weights"
+        encoder = self.folder.parent.parent / "lewm" / self.folder.name / trained
         frozen = [f"--model.init_args.encoder_weights={encoder}"] if FAMILIES[self.model].needs_encoder else []
-        begun = time.perf_counter()
-        self._lightning("fit", [*self.configuration(), *frozen, *logger])
-        trained = time.perf_counter()
+        seconds = {"fit": self._lightning("fit", [*self.configuration(), *frozen, *logger])}
         evaluation = self.folder / "evaluation"
-        weights = ["--weights", str(self.folder / "weights"), "--out", str(evaluation)]
-        self._lightning("evaluate", [*self.configuration(), *frozen, *weights])
+        weights = ["--weights", str(self.folder / trained), "--out", str(evaluation)]
+        seconds["evaluate"] = self._lightning("evaluate", [*self.configuration(), *frozen, *weights])
         found = json.loads((evaluation / "evaluation.json").read_text())
-        seconds = {"train": trained - begun, "evaluate": time.perf_counter() - trained}
-        write_json(self.result, {"evaluation": found, "seconds": seconds, "commit": commit()})
+        write_json(self.result, {"evaluation": found, "cpu_seconds": seconds, "commit": commit()})
 
-    def _lightning(self, command: str, arguments: list[str]) -> None:
+    def _lightning(self, command: str, arguments: list[str]) -> float:
+        """Run a command, its output in a file; returns the CPU seconds it took, which other work does not change."""
+        before = os.times()
         program = str(Path(sys.executable).with_name("lightning"))
         with (self.folder / f"{command}.log").open("w") as log:
             subprocess.run([program, command, *arguments], check=True, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def table(environment: str, runs: list[Run]) -> list[str]:
@@ -102,7 +108,7 @@ def table(environment: str, runs: list[Run]) -> list[str]:
     lines = [
         f"## {ENVIRONMENTS[environment]}",
         "",
-        "| | success, all seeds | 95 % interval | by seed | plan p50 | training |",
+        "| | success, all seeds | 95 % interval | by seed | training | evaluation |",
         "|---|---|---|---|---|---|",
     ]
     for name, family in FAMILIES.items():
@@ -120,20 +126,19 @@ def _row(policies: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
     successes, tasks = (sum(policy[key] for policy in policies) for key in ("successes", "tasks"))
     low, high = wilson_interval(successes, tasks)
     by_seed = ", ".join(f"{100 * policy['rate']:.0f}" for policy in policies) if runs else "–"
-    latency = [policy["latency_ms"]["p50"] for policy in policies if policy["latency_ms"]]
-    plan = f"{sorted(latency)[len(latency) // 2]:.0f} ms" if latency else "–"
-    seconds = sorted(run["seconds"]["train"] for run in runs)
-    train = f"{seconds[len(seconds) // 2] / 60:.1f} min" if seconds else "–"
-    return f"{100 * successes / tasks:.0f} % | {100 * low:.0f} – {100 * high:.0f} % | {by_seed} | {plan} | {train}"
+    minutes = [median([run["cpu_seconds"][part] for run in runs]) / 60 if runs else 0 for part in ("fit", "evaluate")]
+    cpu = " | ".join(f"{value:.1f} min" if runs else "–" for value in minutes)
+    return f"{100 * successes / tasks:.0f} % | {100 * low:.0f} – {100 * high:.0f} % | {by_seed} | {cpu}"
 
 
 _PAGE = """# Nano models side by side
 
-Written by `python benchmarks/compare.py --steps {steps}`: {done} of {runs} runs. {steps} optimiser steps of 128 windows
-each, {seeds} seeds, {tasks} tasks per run (the same ones for every model and seed, goals 25 steps away, budget 50). The
-interval is Wilson's over the tasks of all seeds together; tasks repeat over seeds, so it is narrower than the spread
-over new tasks would be. Training is the median wall time of `lightning fit`, data at hand; DINO-WM's does not include
-its encoder's, LeWM's.
+Written by `python benchmarks/compare.py --windows {windows}`: {done} of {runs} runs. {windows} training windows each
+(128 per step, C-JEPA 64), {seeds} seeds, {tasks} tasks per run (the same ones for every model and seed, goals 25 steps
+away, budget 50, planner of `configs/plan/nano.yaml`). The interval is Wilson's over the tasks of all seeds together;
+tasks repeat over seeds, so it is narrower than the spread over new tasks would be. Training is the median CPU time of
+`lightning fit`, data at hand, evaluation that of `lightning evaluate` with its baselines; DINO-WM's training does not
+include its encoder's, LeWM's.
 
 {cpu}, {cores} cores, Python {python}, {packages}, commit {commit}.
 
@@ -145,7 +150,7 @@ def report(runs: list[Run], options: argparse.Namespace) -> str:
     host = machine()
     tables = (table(name, [run for run in runs if run.environment == name]) for name in options.environments)
     return _PAGE.format(
-        steps=options.steps,
+        windows=options.windows,
         done=sum(run.result.is_file() for run in runs),
         runs=len(runs),
         seeds=len(options.seeds),
@@ -161,7 +166,9 @@ def report(runs: list[Run], options: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=900, help="optimiser steps per run (default: %(default)s)")
+    parser.add_argument(
+        "--windows", type=int, default=128 * 900, help="training windows per run (default: %(default)s)"
+    )
     parser.add_argument("--tasks", type=int, default=50, help="tasks per evaluation (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", default=list(FAMILIES), choices=FAMILIES)
@@ -169,10 +176,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the runs")
     parser.add_argument("--out", type=Path, default=Path("docs/results/nano.md"), help="the table")
     parser.add_argument("--json", type=Path, help="also write all results there")
-    parser.add_argument("--quick", action="store_true", help="1 seed, 20 steps, 4 tasks, into runs/compare-quick")
+    parser.add_argument("--quick", action="store_true", help="1 seed, 2560 windows, 4 tasks, into runs/compare-quick")
     options = parser.parse_args()
     if options.quick:
-        options.steps, options.tasks, options.seeds = 20, 4, [0]
+        options.windows, options.tasks, options.seeds = 2560, 4, [0]
         options.runs = Path("runs/compare-quick")
         options.out = options.runs / "nano.md"
     runs = [
@@ -181,7 +188,7 @@ def main() -> None:
             model=model,
             environment=environment,
             seed=seed,
-            steps=options.steps,
+            windows=options.windows,
             tasks=options.tasks,
         )
         for seed in options.seeds

@@ -164,7 +164,7 @@ def compare(bench: Benchmark, windows: int, repeats: int) -> None:
 def main() -> None:
     bench = start("train_step", __doc__)
     torch.set_num_threads(THREADS)
-    compare(bench, *((4, 3) if bench.quick else (8, 11)))
+    compare(bench, *((4, 3) if bench.quick else (8, 7)))
     bench.finish()
 
 

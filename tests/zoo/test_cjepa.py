@@ -304,7 +304,7 @@ def test_bad_input_is_named(model):
         model.encode({"pixels": torch.zeros(1, 1, 16, 16, 3, dtype=torch.uint8)})
     with pytest.raises(ValueError, match=r"found 'features' of \(3, 12\) per frame, expected \(4, 12\)"):
         model.encode({**batch, "features": batch["features"][:, :, :3]})
-    with pytest.raises(ValueError, match=r"proprio: found keys .*, expected shape \(5, 4, 2\)"):
+    with pytest.raises(ValueError, match=r"proprio: found only .*, expected \(5, 4, 2\)"):
         model.encode({"features": batch["features"]})
 
 
