@@ -68,14 +68,12 @@ def check_same(config: LeWMConfig, batch: dict[str, Tensor]) -> float:
     return max(float(difference.detach()), float(slope))
 
 
-def stepper(model: nn.Module, loss: Callable[[], Tensor], *, fused: bool, bf16: bool) -> Callable[[], None]:
+def stepper(model: nn.Module, loss: Callable[[], Tensor], *, fused: bool) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=1e-3, fused=fused or None)
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            value = loss()
-        value.backward()
+        loss().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
@@ -99,14 +97,11 @@ VARIANTS: dict[str, dict[str, bool]] = {
     "plain": {"plain": True, "keep": False},
     "plain, memory kept": {"plain": True},
     "jepakit": {},
-    "jepakit, bf16": {"bf16": True},
     "jepakit, compiled": {"compiled": True},
 }
 
 
-def serve(
-    pipe: Connection, windows: int, plain: bool = False, keep: bool = True, bf16: bool = False, compiled: bool = False
-) -> None:
+def serve(pipe: Connection, windows: int, plain: bool = False, keep: bool = True, compiled: bool = False) -> None:
     """Take a training step whenever asked, and say how long it took."""
     torch.set_num_threads(THREADS)
     if keep:
@@ -116,7 +111,7 @@ def serve(
     theirs, ours = make_pair(config)
     losses = torch.compile(ours.losses) if compiled else ours.losses
     loss = plain_loss(theirs, config, batch) if plain else lambda: losses(batch).total
-    step = stepper(theirs if plain else ours, loss, fused=not plain, bf16=bf16)
+    step = stepper(theirs if plain else ours, loss, fused=not plain)
     while pipe.recv():
         pipe.send(seconds(step, repeats=1, warmup=0)[0])
 
