@@ -144,8 +144,8 @@ Written by `python benchmarks/compare.py --windows {windows}`: {done} of {runs} 
 (128 per step, C-JEPA 64), {seeds} seeds, {tasks} tasks per run (the same ones for every model and seed, goals 25 steps
 away, budget 50, planner of `configs/plan/nano.yaml`). The interval is Wilson's over the tasks of all seeds together;
 tasks repeat over seeds, so it is narrower than the spread over new tasks would be. Training is the median CPU time of
-`lightning fit` on one thread, data at hand, evaluation that of `lightning evaluate` with its baselines; DINO-WM's training does not
-include its encoder's, LeWM's.
+`lightning fit` on one thread, data at hand, evaluation that of `lightning evaluate` with its baselines; DINO-WM's
+training does not include its encoder's, LeWM's.
 
 {cpu}, {cores} cores, Python {python}, {packages}, commit {commit}.
 

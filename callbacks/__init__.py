@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from jepakit.callbacks.decoder import DecoderProbe as DecoderProbe
     from jepakit.callbacks.feature_cache import FeatureCache as FeatureCache
     from jepakit.callbacks.latent_map import LatentMap as LatentMap
+    from jepakit.callbacks.object_discovery import ObjectDiscovery as ObjectDiscovery
     from jepakit.callbacks.run_estimate import RunEstimate as RunEstimate
 
 __getattr__, __dir__ = lazy(
@@ -18,6 +19,7 @@ __getattr__, __dir__ = lazy(
         "decoder": ("DecoderProbe",),
         "feature_cache": ("FeatureCache",),
         "latent_map": ("LatentMap",),
+        "object_discovery": ("ObjectDiscovery",),
         "run_estimate": ("RunEstimate",),
     },
 )

@@ -72,7 +72,7 @@ class ObjectDiscovery(L.Callback):
                 batch["pixels"][: self.clips],
                 batch["mask"][: self.clips],
                 found[: self.clips],
-                _as_pixels(reconstruction[: self.clips], pl_module.model),
+                restore_pixels(pl_module.model, reconstruction[: self.clips]),
                 folder / "objects.png",
             )
 
@@ -98,15 +98,13 @@ def draw_objects(pixels: Tensor, true: Tensor, found: Tensor, reconstruction: Te
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    colours = (torch.tensor(matplotlib.colormaps["tab20"].colors) * 255).to(torch.uint8)
-    colours = torch.cat([colours[::2], colours[1::2]])  # strong ones first
-    paint = lambda labels: colours[labels.cpu().long() % len(colours)]  # noqa: E731
-    true_colours = paint(true - 1) * (true.cpu() > 0).unsqueeze(-1)
-    rows = [pixels.cpu(), true_colours, paint(found), reconstruction.cpu()]
+    palette = torch.from_numpy(matplotlib.colormaps["tab10"](range(10), bytes=True)[:, :3])
+    true_colours = palette[(true.cpu().long() - 1) % 10] * (true.cpu() > 0).unsqueeze(-1)
+    rows = [pixels.cpu(), true_colours, palette[found.cpu() % 10], reconstruction.cpu()]
     every = slice(None, None, -(-pixels.shape[1] // _FRAMES))
     strips = torch.stack([torch.cat(list(row[:, every].unbind(1)), dim=2) for row in rows], dim=1)
     clips, _, height, width = strips.shape[:4]
-    figure = Figure(figsize=(width / 50, clips * 4 * height / 50), layout="constrained")
+    figure = Figure(figsize=(1 + 1.3 * width / height, 4 * 1.3 * clips), layout="constrained")
     FigureCanvasAgg(figure)
     for index, strip in enumerate(strips):
         axis = figure.add_subplot(clips, 1, index + 1)
@@ -116,8 +114,8 @@ def draw_objects(pixels: Tensor, true: Tensor, found: Tensor, reconstruction: Te
     figure.savefig(file, dpi=100)
 
 
-def _as_pixels(frames: Tensor, model: WorldModel) -> Tensor:
-    """Undo ``normalise_frames``: (B, T, 3, h, w) to (B, T, h, w, 3) uint8."""
+def restore_pixels(model: WorldModel, frames: Tensor) -> Tensor:
+    """Undo ``model.normalise_frames``: (B, T, 3, h, w) to (B, T, h, w, 3) uint8."""
     ends = torch.tensor([0, 255], dtype=torch.uint8, device=frames.device).view(2, 1, 1, 1, 1).expand(-1, -1, -1, -1, 3)
     black, white = model.normalise_frames(ends).unbind(0)
     levels = (frames - black) / (white - black) * 255

@@ -13,7 +13,8 @@ def contingency(true: Tensor, found: Tensor) -> Tensor:
     """Pixels (B, K, N) that carry true label k and found label n, of label maps (B, T, h, w) of whole numbers."""
     labels = int(true.max()) + 1, int(found.max()) + 1
     pairs = true.flatten(1).long() * labels[1] + found.flatten(1).long()
-    return torch.stack([clip.bincount(minlength=labels[0] * labels[1]) for clip in pairs]).unflatten(1, labels).double()
+    counts = torch.stack([clip.bincount(minlength=labels[0] * labels[1]) for clip in pairs])
+    return counts.reshape(-1, *labels).double()
 
 
 def foreground_ari(true: Tensor, found: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from jepakit.callbacks.object_discovery import ObjectDiscovery, draw_objects
+from jepakit.callbacks import ObjectDiscovery
+from jepakit.callbacks.object_discovery import draw_objects
 from jepakit.zoo import LeWM, LeWMConfig, LeWMModel
 from jepakit.zoo.layers.slot_attention import SlotAutoencoder
 from jepakit.zoo.metrics import foreground_ari, mean_best_overlap

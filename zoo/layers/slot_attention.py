@@ -19,6 +19,7 @@ from jepakit.zoo.layers.slot_decoders import PATCH, BroadcastDecoder, SoftPositi
 
 _EPSILON = 1e-8
 _SHARPNESS = 4.0
+_MEMORY = 100  # batches
 
 
 class SlotAttention(nn.Module):
@@ -114,6 +115,9 @@ class SlotAutoencoder(SlotEncoder):
     is the width of the convolutions, ``hidden`` of the MLPs.
     """
 
+    mean_colour: Tensor
+    batches: Tensor
+
     def __init__(
         self,
         *,
@@ -136,14 +140,24 @@ class SlotAutoencoder(SlotEncoder):
             later_iterations=later_iterations,
         )
         self.decoder = BroadcastDecoder(image_size, slot_dim, channels=channels)
+        self.register_buffer("mean_colour", torch.zeros(3, 1, 1))
+        self.register_buffer("batches", torch.tensor(0))
 
     def decode(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Paint every slot and overlay the paintings; see ``SlotEncoder.decode``."""
+        """Paint every slot and overlay the paintings, on the mean colour; see ``SlotEncoder.decode``."""
         pictures, masks = self.decoder(slots.flatten(0, 1))
+        pictures = pictures + self.mean_colour
         return pictures.unflatten(0, slots.shape[:2]), masks.unflatten(0, slots.shape[:2])
 
     def losses(self, frames: Tensor) -> Losses:
-        """Mean squared error of the reconstructed frames, all pixels alike."""
+        """Mean squared error of the reconstructed frames, all pixels alike.
+
+        In training, ``mean_colour`` follows the frames: learning it by gradient would spoil the decoder's start.
+        """
+        if self.training:
+            self.batches += 1
+            colour = frames.detach().mean(dim=(0, 1, 3, 4)).view(3, 1, 1)
+            self.mean_colour.lerp_(colour, 1.0 / self.batches.clamp(max=_MEMORY))
         slots = self.encode(frames)
         reconstruction, masks = self.decode(slots)
         error = F.mse_loss(reconstruction, frames)
@@ -155,7 +169,7 @@ class SlotAutoencoder(SlotEncoder):
 
 
 class PictureFront(nn.Module):
-    """Pictures to the inputs of Slot Attention: a strided CNN, soft positions, layer norm and MLP per position.
+    """Pictures to the inputs of Slot Attention: a strided CNN, soft positions and an MLP per position.
 
     The instance norm takes away what all positions have in common, the ground; objects stand out of what is left.
     """
@@ -171,9 +185,7 @@ class PictureFront(nn.Module):
             nn.InstanceNorm2d(channels),
         )
         self.positions = SoftPositions(image_size // PATCH, channels)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
-        )
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
         for part in (self.layers, self.mlp):  # not the positions, which have their own start
             part.apply(start_lively)
 

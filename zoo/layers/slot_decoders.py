@@ -67,6 +67,7 @@ class BroadcastDecoder(nn.Module):
         for part in (self.project, self.layers):
             part.apply(start_lively)
         nn.init.zeros_(self.paint.weight)
+        nn.init.zeros_(self.paint.bias)
 
     def forward(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Slots (M, N, D) to pictures (M, 3, h, w) and masks (M, N, h, w) that sum to 1 over slots."""
@@ -85,7 +86,7 @@ class BroadcastDecoder(nn.Module):
 
 
 def start_lively(module: nn.Module) -> None:
-    """Initialise convolutions for ReLU (He) and linear layers to keep the variance (Glorot), without offsets.
+    """Initialise convolutions for ReLU (He) and the rest to keep the variance (Glorot), without offsets.
 
     For ``nn.Module.apply``. Torch's defaults shrink a signal by half or more in every layer; here that would drown
     what slots say about the picture in the noise that they start from.
@@ -97,6 +98,13 @@ def start_lively(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     elif isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
+    elif isinstance(module, nn.GRUCell):
+        for gate in range(3):
+            rows = slice(gate * module.hidden_size, (gate + 1) * module.hidden_size)
+            nn.init.xavier_uniform_(module.weight_ih[rows])
+            nn.init.orthogonal_(module.weight_hh[rows])
+        nn.init.zeros_(module.bias_ih)
+        nn.init.zeros_(module.bias_hh)
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and module.bias is not None:
         nn.init.zeros_(module.bias)
 
@@ -120,6 +128,8 @@ class SlotMixer(nn.Module):
         self.render = nn.Sequential(
             nn.Linear(slot_dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width_out)
         )
+        for part in (self.to_q, self.to_kv, self.mix_q, self.mix_k, self.render):
+            part.apply(start_lively)
 
     def forward(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Slots (M, N, D) to features (M, L, width_out) and masks (M, N, L) that sum to 1 over slots."""
@@ -129,5 +139,5 @@ class SlotMixer(nn.Module):
         allocated = place + F.scaled_dot_product_attention(self.to_q(place), k, v)
         scores = self.mix_q(allocated) @ self.mix_k(normed).transpose(1, 2)
         weights = (scores * slots.shape[-1] ** -0.5).softmax(dim=-1)
-        features: Tensor = self.render(weights @ slots + self.render_positions())
+        features: Tensor = self.render(weights @ normed + self.render_positions())
         return features, weights.transpose(1, 2)
