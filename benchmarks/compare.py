@@ -182,12 +182,12 @@ def main() -> None:
     parser.add_argument("--environments", nargs="+", default=list(ENVIRONMENTS), choices=ENVIRONMENTS)
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the runs")
     parser.add_argument("--out", type=Path, default=Path("docs/results/nano.md"), help="the table")
-    parser.add_argument("--json", type=Path, help="also write all results there")
-    parser.add_argument("--quick", action="store_true", help="1 seed, 2560 windows, 4 tasks, into runs/compare-quick")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results there")
+    parser.add_argument("--quick", action="store_true", help="Two-Room, 1 seed, 2560 windows, 4 tasks")
     options = parser.parse_args()
     if options.quick:
         options.windows, options.tasks, options.seeds = 2560, 4, [0]
-        options.runs = Path("runs/compare-quick")
+        options.environments, options.runs = ["tworoom"], Path("runs/compare-quick")
         options.out = options.runs / "nano.md"
     runs = [
         Run(
