@@ -80,7 +80,7 @@ def main() -> None:
     bench = start("slots", __doc__)
     keep_freed_memory()
     torch.set_num_threads(1)
-    steps = 20 if bench.quick else 4000
+    steps = 20 if bench.quick else 10_000
     config = dataclasses.replace(
         CJEPAConfig.nano(), slots=7, slot_channels=32, frame_skip=FRAME_SKIP, encoder_steps=steps
     )

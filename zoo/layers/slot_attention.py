@@ -169,7 +169,7 @@ class SlotAutoencoder(SlotEncoder):
 
 
 class PictureFront(nn.Module):
-    """Pictures to the inputs of Slot Attention: a strided CNN, soft positions and an MLP per position.
+    """Pictures to the inputs of Slot Attention: a strided CNN, soft positions and a residual MLP per position.
 
     The instance norm takes away what all positions have in common, the ground; objects stand out of what is left.
     """
@@ -191,5 +191,5 @@ class PictureFront(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Normalised pictures (M, 3, h, w) to (M, L, C)."""
-        out: Tensor = self.mlp(self.layers(frames).flatten(2).transpose(1, 2) + self.positions())
-        return out
+        seen: Tensor = self.layers(frames).flatten(2).transpose(1, 2) + self.positions()
+        return seen + self.mlp(seen)
