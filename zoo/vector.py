@@ -6,18 +6,19 @@ blocks, h, w picture size. Symbols: z latent, a embedded action, ẑ predicted l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from jepakit.zoo.base import WorldModel, WorldModelConfig
 from jepakit.zoo.config import require_multiple
 from jepakit.zoo.layers.cnn import CNNEncoder, total_stride
 from jepakit.zoo.layers.heads import ActionEncoder, Projector
-from jepakit.zoo.layers.predictor import CausalPredictor
+from jepakit.zoo.layers.imagine import imagine
+from jepakit.zoo.layers.predictor import CausalPredictor, Predictor
+from jepakit.zoo.layers.transformer import LAST, NONE, Cache
 from jepakit.zoo.layers.vit import ViTEncoder
 
 C = TypeVar("C", bound="VectorModelConfig")
@@ -96,7 +97,7 @@ class VectorModel(WorldModel):
         self.action_encoder = ActionEncoder(
             config.block_width, mixed=config.action_mixed, hidden=config.action_hidden, width_out=width
         )
-        self.predictor: nn.Module = CausalPredictor(
+        self.predictor: Predictor = CausalPredictor(
             width,
             history=config.history,
             width=config.predictor_width,
@@ -144,13 +145,15 @@ class VectorModel(WorldModel):
         samples, horizon = candidates.shape[1:3]
         self.check_actions("past_actions", past_actions, (batch, frames - 1))
         self.check_actions("candidates", candidates, (batch, samples, horizon))
-        past = self.embed_actions(past_actions).unsqueeze(1).expand(-1, samples, -1, -1)
-        a = torch.cat([past, self.embed_actions(candidates)], dim=2).flatten(0, 1)
-        z = latents.squeeze(2).unsqueeze(1).expand(-1, samples, -1, -1).flatten(0, 1)
-        for now in range(frames, frames + horizon):
-            context = slice(max(0, now - self.config.history), now)
-            z = torch.cat([z, self.predict_next(z[:, context], a[:, context], last_only=True)], dim=1)
-        return z[:, frames:].reshape(batch, samples, horizon, 1, -1)
+        past, following = (
+            self.predictor.modulations(self.embed_actions(actions)) for actions in (past_actions, candidates)
+        )
+        return imagine(latents, past, following, history=self.config.history, extend=self._extend)
+
+    def _extend(self, z: Tensor, modulations: Sequence[Tensor], before: Cache, wanted: bool) -> tuple[Tensor, Cache]:
+        """See ``jepakit.zoo.layers.imagine.Extend``."""
+        predicted, cache = self.predictor.extend(z.squeeze(2), modulations, before, only=LAST if wanted else NONE)
+        return self.prediction_projector(predicted).unsqueeze(2), cache
 
     def goal_cost(self, predicted: Tensor, goal: Tensor) -> Tensor:
         """‖ẑ − z_goal‖² (B, S), of predicted (B, S, 1, D) and goal (B, 1, D) latents."""

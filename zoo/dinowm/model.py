@@ -7,8 +7,7 @@ a embedded action, ẑ predicted latent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +18,9 @@ from jepakit.zoo.base import Losses
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.dinowm.config import DINOWMConfig
 from jepakit.zoo.frozen import FrozenEncoderModel
-from jepakit.zoo.layers.frame_causal import FrameCausalPredictor, imagine
+from jepakit.zoo.layers.frame_causal import FrameCausalPredictor
+from jepakit.zoo.layers.imagine import imagine
+from jepakit.zoo.layers.transformer import NONE, Cache
 
 
 class DINOWMModel(FrozenEncoderModel):
@@ -65,8 +66,12 @@ class DINOWMModel(FrozenEncoderModel):
 
     def predict_next(self, x: Tensor, *, last_only: bool = False) -> Tensor:
         """ẑ (B, H, N, D), or (B, 1, N, D) of the last position only, from latents with actions on every token."""
-        predicted: Tensor = self.output_proj(self.predictor(x, last_only=last_only))
-        return predicted[..., : self.config.latent_dim]
+        return self._read(self.predictor(x, last_only=last_only))
+
+    def _read(self, predicted: Tensor) -> Tensor:
+        """Latents (..., D) of the predictor's tokens (..., W)."""
+        projected: Tensor = self.output_proj(predicted)
+        return projected[..., : self.config.latent_dim]
 
     def embed_actions(self, actions: Tensor) -> Tensor:
         """Embeddings a of raw action blocks (..., A)."""
@@ -80,14 +85,14 @@ class DINOWMModel(FrozenEncoderModel):
         samples, horizon = candidates.shape[1:3]
         self.check_actions("past_actions", past_actions, (batch, frames - 1))
         self.check_actions("candidates", candidates, (batch, samples, horizon))
-        return imagine(
-            latents,
-            self.embed_actions(past_actions),
-            self.embed_actions(candidates),
-            history=self.config.history,
-            join=_tile,
-            predict=partial(self.predict_next, last_only=True),
-        )
+        past, following = ([self.embed_actions(actions)] for actions in (past_actions, candidates))
+        return imagine(latents, past, following, history=self.config.history, extend=self._extend)
+
+    def _extend(self, z: Tensor, a: Sequence[Tensor], before: Cache, wanted: bool) -> tuple[Tensor, Cache]:
+        """See ``jepakit.zoo.layers.imagine.Extend``."""
+        only = slice(-self.predictor.tokens, None) if wanted else NONE
+        predicted, cache = self.predictor.extend(_tile(z, a[0]), before, only=only)
+        return self._read(predicted), cache
 
     def losses(self, batch: Mapping[str, Tensor], step: int = 0) -> Losses:
         """Mean (ẑ_{t+1} − sg(z_{t+1}))² over tokens and the visual and proprio dimensions, at every position.

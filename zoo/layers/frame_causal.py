@@ -1,17 +1,16 @@
 """The predictor of models with many tokens per frame: a transformer over frames × tokens, causal between frames.
 
-Shape letters: B batch, H history frames, N tokens per frame, D token width, E action-embedding width, W inner width, S
-candidates, K horizon in blocks.
+Shape letters: B batch, H history frames, n new frames, N tokens per frame, W inner width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from jepakit.zoo.layers.transformer import Attention, Block, FeedForward
+from jepakit.zoo.layers.transformer import Attention, Block, Cache, FeedForward
 
 
 class FrameCausalPredictor(nn.Module):
@@ -55,43 +54,26 @@ class FrameCausalPredictor(nn.Module):
 
         ``last_only`` spares the last block everything but that frame.
         """
-        length = x.shape[1] * self.tokens
-        mask = self.mask[:length, :length] if x.shape[1] > 1 else None
-        x = self.input_proj(x).flatten(1, 2) + self.positions[:, :length]
-        *blocks, last = self.blocks
-        for block in blocks:
-            x = block(x, mask=mask)
-        x = last(x, mask=mask, only=slice(-self.tokens, None) if last_only else None)
+        return self.extend(x, [], only=slice(-self.tokens, None) if last_only else None)[0]
+
+    def extend(self, x: Tensor, before: Cache, *, only: slice | None) -> tuple[Tensor, Cache]:
+        """Tokens (B, n, N, width_in), after the frames of ``before``, to (B, n, N, W), and the cache of all.
+
+        The last block computes the tokens ``only`` of n · N: whole frames.
+        """
+        first = before[0][0].shape[1] if before else 0
+        end = first + x.shape[1] * self.tokens
+        mask = self.mask[first:end, :end] if x.shape[1] > 1 else None
+        x = self.input_proj(x).flatten(1, 2) + self.positions[:, first:end]
+        cache = []
+        last = len(self.blocks) - 1
+        for index, block in enumerate(cast("list[Block]", self.blocks)):
+            x, seen = block.extend(
+                x, before[index] if before else None, mask=mask, only=only if index == last else None
+            )
+            cache.append(seen)
         out: Tensor = self.norm(x).unflatten(1, (-1, self.tokens))
-        return out
-
-
-def imagine(
-    latents: Tensor,
-    past: Tensor,
-    candidates: Tensor,
-    *,
-    history: int,
-    join: Callable[[Tensor, Tensor], Tensor],
-    predict: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """Imagined latents (B, S, K, N, D) from real ones (B, H, N, D), one frame per action, each seen by the next.
-
-    ``past`` (B, H-1, E) and ``candidates`` (B, S, K, E) are embedded actions. ``join`` makes the predictor's tokens of
-    latents (..., N, D) and actions (..., E); ``predict`` maps those of up to ``history`` frames, (B · S, H, ...), to
-    the next frame's latents (B · S, 1, N, D). The context grows to ``history`` frames, then slides.
-    """
-    samples = candidates.shape[1]
-    # Views: what all candidates share is copied only into the context of each step.
-    context = join(latents[:, :-1], past).unsqueeze(1).expand(-1, samples, -1, -1, -1)
-    z = latents[:, -1:].unsqueeze(1).expand(-1, samples, -1, -1, -1)
-    imagined = []
-    for a in torch.split(candidates, 1, dim=2):
-        kept = context[:, :, max(0, context.shape[2] + 1 - history) :]
-        context = torch.cat([kept, join(z, a)], dim=2)
-        z = predict(context.flatten(0, 1)).reshape(z.shape)
-        imagined.append(z)
-    return torch.cat(imagined, dim=2)
+        return out, cache
 
 
 def frame_causal_mask(frames: int, tokens: int) -> Tensor:

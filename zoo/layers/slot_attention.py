@@ -192,4 +192,5 @@ class PictureFront(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Normalised pictures (M, 3, h, w) to (M, L, C)."""
         seen: Tensor = self.layers(frames).flatten(2).transpose(1, 2) + self.positions()
-        return seen + self.mlp(seen)
+        out: Tensor = seen + self.mlp(seen)
+        return out

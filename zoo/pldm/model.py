@@ -6,7 +6,7 @@ embedded action, ẑ predicted latent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from jepakit.zoo.base import Losses
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.layers.heads import InverseDynamics
+from jepakit.zoo.layers.predictor import Predictor
+from jepakit.zoo.layers.transformer import Cache
 from jepakit.zoo.losses import vicreg
 from jepakit.zoo.pldm.config import PLDMConfig
 from jepakit.zoo.vector import VectorModel
@@ -29,7 +31,7 @@ _REGULARISERS = {
 }
 
 
-class ResidualPredictor(nn.Module):
+class ResidualPredictor(Predictor):
     """ẑ_{t+1} = z_t + f(z_t, a_t) with f of one hidden layer: every position reads its own latent only."""
 
     def __init__(self, latent_dim: int, *, hidden: int) -> None:
@@ -37,12 +39,16 @@ class ResidualPredictor(nn.Module):
         self.expand = nn.Linear(2 * latent_dim, hidden)
         self.contract = nn.Linear(hidden, latent_dim)
 
-    def forward(self, z: Tensor, a: Tensor, *, last_only: bool = False) -> Tensor:
-        """Latents and embedded actions (B, H, D) to (B, H, D), or to (B, 1, D) for the last position only."""
-        if last_only:
-            z, a = z[:, -1:], a[:, -1:]
-        out: Tensor = z + self.contract(F.relu(self.expand(torch.cat([z, a], dim=-1))))
-        return out
+    def modulations(self, conditions: Tensor) -> list[Tensor]:
+        """See ``Predictor``: the embedded actions themselves."""
+        return [conditions]
+
+    def extend(
+        self, latents: Tensor, modulations: Sequence[Tensor], before: Cache, *, only: slice | None
+    ) -> tuple[Tensor, Cache]:
+        """See ``Predictor``; earlier frames do not matter."""
+        z, a = (part if only is None else part[:, only] for part in (latents, modulations[0]))
+        return z + self.contract(F.relu(self.expand(torch.cat([z, a], dim=-1)))), []
 
 
 class PLDMModel(VectorModel):

@@ -7,8 +7,7 @@ candidates, K horizon in blocks. Symbols: z latent, a embedded action, ẑ predi
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +16,9 @@ from torch import Tensor, nn
 
 from jepakit.zoo.base import Losses, WorldModel
 from jepakit.zoo.config import parse_config
-from jepakit.zoo.layers.frame_causal import FrameCausalPredictor, imagine
+from jepakit.zoo.layers.frame_causal import FrameCausalPredictor
+from jepakit.zoo.layers.imagine import imagine
+from jepakit.zoo.layers.transformer import NONE, Cache
 from jepakit.zoo.layers.vit import PatchEncoder
 from jepakit.zoo.vjepa.config import VJEPAConfig
 from jepakit.zoo.vjepa.masking import MaskPredictor, draw_masks
@@ -85,7 +86,11 @@ class VJEPAModel(WorldModel):
 
     def predict_next(self, x: Tensor, *, last_only: bool = False) -> Tensor:
         """ẑ (B, H, N, D), or (B, 1, N, D) of the last position only, from actions and latents (B, H, 1 + N, D)."""
-        return _standardise(self.output_proj(self.predictor(x, last_only=last_only)[:, :, 1:]))
+        return self._read(self.predictor(x, last_only=last_only))
+
+    def _read(self, predicted: Tensor) -> Tensor:
+        """Latents (..., N, D) of the predictor's tokens (..., 1 + N, W)."""
+        return _standardise(self.output_proj(predicted[..., 1:, :]))
 
     def embed_actions(self, actions: Tensor) -> Tensor:
         """Embeddings a (..., D) of raw action blocks (..., A)."""
@@ -99,14 +104,14 @@ class VJEPAModel(WorldModel):
         samples, horizon = candidates.shape[1:3]
         self.check_actions("past_actions", past_actions, (batch, frames - 1))
         self.check_actions("candidates", candidates, (batch, samples, horizon))
-        return imagine(
-            latents,
-            self.embed_actions(past_actions),
-            self.embed_actions(candidates),
-            history=self.config.history,
-            join=_join,
-            predict=partial(self.predict_next, last_only=True),
-        )
+        past, following = ([self.embed_actions(actions)] for actions in (past_actions, candidates))
+        return imagine(latents, past, following, history=self.config.history, extend=self._extend)
+
+    def _extend(self, z: Tensor, a: Sequence[Tensor], before: Cache, wanted: bool) -> tuple[Tensor, Cache]:
+        """See ``jepakit.zoo.layers.imagine.Extend``."""
+        only = slice(-self.predictor.tokens, None) if wanted else NONE
+        predicted, cache = self.predictor.extend(_join(z, a[0]), before, only=only)
+        return self._read(predicted), cache
 
     def goal_cost(self, predicted: Tensor, goal: Tensor) -> Tensor:
         """Mean |ẑ − z_goal| (B, S), of predicted (B, S, N, D) and goal (B, N, D) latents (arXiv 2506.09985)."""
