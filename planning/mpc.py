@@ -1,7 +1,7 @@
 """Model-predictive control: plan, execute some blocks, look again, re-plan.
 
-Shapes: B tasks in lock-step, H history frames, N latent tokens, D latent width, K horizon in blocks, F frame skip,
-C raw action width, A = F·C action-block width, h and w pixels.
+Shapes: B tasks in lock-step, H history frames, N latent tokens, D latent width, K horizon in blocks, M guesses,
+F frame skip, C raw action width, A = F·C action-block width, h and w pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepakit.planning.planner import Frames, Observation, Plan, Planner
+from jepakit.planning.backend import Frames
+from jepakit.planning.planner import Observation, Plan, Planner
 from jepakit.planning.policies import Action, Assignment, View
 from jepakit.planning.solver import Array
 
@@ -29,7 +30,7 @@ class MPCConfig:
         horizon: blocks per plan, K.
         execute_blocks: blocks executed before the next plan.
         shrink_horizon: never plan beyond the remaining budget, so that a plan that ends at the goal arrives in time.
-        warm_start: start a search from the blocks that the last plan left unexecuted.
+        warm_start: start a search from what the last one left unexecuted: its plan and, for iCEM, its elites.
         history: real frames the model looks back on; by default as many as it was trained with.
 
     """
@@ -71,6 +72,7 @@ class MPCPolicy:
         self.history = trained if self.config.history is None else self.config.history
         if not 1 <= self.history <= trained:
             raise ValueError(f"MPCConfig.history: found {self.history}, expected 1 to {trained} (the trained history)")
+        planner.check_horizon(self.config.horizon)
         self.reset([], budget=0)
 
     def reset(self, assignments: Sequence[Assignment], budget: int) -> None:
@@ -80,28 +82,44 @@ class MPCPolicy:
         self._step = 0
         self._rngs = [assignment.rng for assignment in assignments]
         self._memories = [_Memory() for _ in assignments]
-        self._goals = np.empty((0, spec.tokens, spec.width), np.float32)
-        if assignments:
+        self._goals: Array | None = None
+        if assignments and self.planner.objective.needs_goal:
             self._goals = self.planner.encode_goal(
                 np.stack([assignment.goal_frame for assignment in assignments]),
                 np.stack([assignment.goal_proprio for assignment in assignments]),
             )
         self._plan = np.empty((len(assignments), 0, spec.block_width), np.float32)
+        self._guesses: Array | None = None
         self._executed = 0
+        self.last_plan: Plan | None = None
 
-    def act(self, views: Sequence[View], active: Sequence[int]) -> Action:
-        """See :class:`jepakit.planning.policies.Policy`; plans at block boundaries where the last plan is used up."""
+    def act(self, views: Sequence[View], active: Sequence[int], *, deadline: float | None = None) -> Action:
+        """See :class:`jepakit.planning.policies.Policy`; plans at block boundaries where the last plan is used up.
+
+        ``deadline`` is that of :meth:`jepakit.planning.Planner.plan`.
+        """
         spec = self.planner.backend.spec
         rows = np.asarray(active, dtype=np.intp)
         offset = self._step % spec.frame_skip
         if offset == 0:
             self._remember(views, rows)
             if self._executed == min(self.config.execute_blocks, self._plan.shape[1]):
-                self._replan(rows)
+                self._replan(rows, deadline)
             self._executed += 1
         self._step += 1
         columns = slice(offset * spec.action_dim, (offset + 1) * spec.action_dim)
         return self._plan[rows, self._executed - 1, columns]
+
+    def forget(self) -> None:
+        """Drop the plan and what was seen, because the robot did something else; the next action begins a new plan.
+
+        The goals stay, and so does the count of steps, up to the next block boundary.
+        """
+        self._memories = [_Memory() for _ in self._memories]
+        self._plan = self._plan[:, :0]
+        self._guesses = None
+        self._executed = 0
+        self._step += -self._step % self.planner.backend.spec.frame_skip
 
     def describe(self) -> dict[str, Any]:
         """See :class:`jepakit.planning.policies.Policy`."""
@@ -116,7 +134,9 @@ class MPCPolicy:
         when the policy acts (an encoder that needs the whole history gets it in the call).
         """
         spec = self.planner.backend.spec
-        goal = self.planner.encode_goal(assignment.goal_frame[None], assignment.goal_proprio[None])
+        goal = None
+        if self.planner.objective.needs_goal:
+            goal = self.planner.encode_goal(assignment.goal_frame[None], assignment.goal_proprio[None])
         sight = view.render()[None, None], view.proprio[None, None]
         new = self.history if spec.whole_history else 1
         older = np.repeat(self.planner.encode(*sight), self.history - new, axis=1)
@@ -144,7 +164,7 @@ class MPCPolicy:
             while len(memory.blocks) > self.history - 1:
                 memory.blocks.popleft()
 
-    def _replan(self, rows: Rows) -> None:
+    def _replan(self, rows: Rows, deadline: float | None) -> None:
         memories = [self._memories[row] for row in rows]
         spec = self.planner.backend.spec
         frames, proprio = (
@@ -161,13 +181,17 @@ class MPCPolicy:
         horizon = self._horizon()
         plan = self.planner.plan(
             observation,
-            self._goals[rows],
+            None if self._goals is None else self._goals[rows],
             horizon=horizon,
             rngs=[self._rngs[row] for row in rows],
-            initial=self._unexecuted(rows, horizon) if self.config.warm_start else None,
+            initial=self._left_over(rows, horizon),
+            deadline=deadline,
         )
+        self.last_plan = plan
         self._plan = np.zeros((len(self._memories), horizon, spec.block_width), np.float32)
         self._plan[rows] = plan.actions
+        self._guesses = np.zeros((len(self._memories), *plan.guesses.shape[1:]), np.float32)
+        self._guesses[rows] = plan.guesses
         self._executed = 0
 
     def _horizon(self) -> int:
@@ -176,10 +200,8 @@ class MPCPolicy:
         remaining = -(-(self._budget - self._step) // self.planner.backend.spec.frame_skip)
         return max(1, min(self.config.horizon, remaining))
 
-    def _unexecuted(self, rows: Rows, horizon: int) -> Array:
-        """Return what the last plan still wanted to do ``(B, K, A)``, continued with the mean action."""
-        initial = np.broadcast_to(self.planner.backend.spec.action_mean, (len(rows), horizon, self._plan.shape[2]))
-        initial = initial.astype(np.float32)
-        left = self._plan[rows, self._executed : self._executed + horizon]
-        initial[:, : left.shape[1]] = left
-        return initial
+    def _left_over(self, rows: Rows, horizon: int) -> Array | None:
+        """Return what the last search left to start the next one from, ``(B, M, K, A)``."""
+        if self._guesses is None or not self.config.warm_start:
+            return None
+        return self.planner.carry_over(self._guesses[rows], executed=self._executed, horizon=horizon)

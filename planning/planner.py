@@ -10,99 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from jepakit.planning.backend import Backend, DifferentiableBackend, Frames
 from jepakit.planning.objective import GoalDistance, Objective
-from jepakit.planning.solver import Array, CostFunction, SearchSpace, Solver
-
-Frames = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannerSpec:
-    """What a planner must know about a world model. Actions are in raw units.
-
-    Args:
-        image_size: side of the square frames the encoder takes, pixels.
-        history: frames the model was trained to look back on, H.
-        frame_skip: raw actions per block, F.
-        action_dim: raw action width, C.
-        action_mean: mean of the training episodes' action blocks, ``(A,)``.
-        action_std: their standard deviation, ``(A,)``.
-        action_low: the environment's lower action bound, ``(C,)``; infinite where there is none.
-        action_high: its upper bound, ``(C,)``.
-        tokens: latent tokens per frame, N.
-        width: latent width, D.
-        proprio: numbers of proprioception the encoder takes beside each frame, P; 0 for pixels only.
-        whole_history: the encoder follows objects from frame to frame, so the frames of a history must be encoded in
-            one call; otherwise each is encoded once, when it is new.
-
-    """
-
-    image_size: int
-    history: int
-    frame_skip: int
-    action_dim: int
-    action_mean: Array
-    action_std: Array
-    action_low: Array
-    action_high: Array
-    tokens: int
-    width: int
-    proprio: int = 0
-    whole_history: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("image_size", "history", "frame_skip", "action_dim", "tokens", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"PlannerSpec.{name}: found {getattr(self, name)}, expected at least 1")
-        widths = {"action_mean": self.block_width, "action_std": self.block_width}
-        widths |= {"action_low": self.action_dim, "action_high": self.action_dim}
-        for name, width in widths.items():
-            array = getattr(self, name)
-            bad = np.isnan(array) if name in ("action_low", "action_high") else ~np.isfinite(array)
-            if array.shape != (width,) or array.dtype != np.float32 or bad.any():
-                raise ValueError(
-                    f"PlannerSpec.{name}: found {array.dtype} of shape {array.shape} with values {array.tolist()}, "
-                    f"expected {width} float32 numbers, finite unless they are bounds"
-                )
-        if not (self.action_std > 0).all():
-            raise ValueError(f"PlannerSpec.action_std: found {self.action_std.tolist()}, expected positive numbers")
-        if not (self.action_low <= self.action_high).all():
-            raise ValueError(
-                f"PlannerSpec.action_low: found {self.action_low.tolist()}, "
-                f"expected at most action_high = {self.action_high.tolist()}"
-            )
-
-    @property
-    def block_width(self) -> int:
-        """Return the action-block width A = F·C."""
-        return self.frame_skip * self.action_dim
-
-
-class Backend(Protocol):
-    """A world model behind an engine (PyTorch, ONNX Runtime, TensorRT). Arrays in and out are NumPy."""
-
-    @property
-    def spec(self) -> PlannerSpec:
-        """Say what the planner must know about the model."""
-        ...
-
-    def encode(self, frames: Frames, proprio: Array | None = None) -> Array:
-        """Return latents ``(B, T, N, D)`` of frames ``(B, T, h, w, 3)`` and, if wanted, ``proprio`` ``(B, T, P)``."""
-        ...
-
-    def score(self, history: Array, past_actions: Array, candidates: Array, goal: Array) -> Array:
-        """Return the distance to the goal after every block, ``(B, S, K)``.
-
-        Takes latents ``history`` ``(B, H, N, D)`` of 1 to ``spec.history`` frames, the raw blocks ``past_actions``
-        ``(B, H−1, A)`` executed between them, raw ``candidates`` ``(B, S, K, A)`` and the ``goal``'s latents
-        ``(B, N, D)``. The candidates may be a buffer that is overwritten after the call.
-        """
-        ...
+from jepakit.planning.solver import Array, SearchSpace, Solver, Stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +29,16 @@ class Observation:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Raw ``actions (B, K, A)``, the solver's estimate of their ``cost (B,)``, and its number of iterations."""
+    """Raw ``actions (B, K, A)``, the solver's estimate of their ``cost (B,)``, its iterations and why it stopped.
+
+    ``guesses (B, M, K, A)``, raw, are what the next plan may start from: see :meth:`Planner.carry_over`.
+    """
 
     actions: Array
     cost: Array
     iterations: int
+    stop: Stop
+    guesses: Array
 
 
 class Planner:
@@ -128,7 +47,7 @@ class Planner:
     Args:
         backend: the world model.
         solver: the search, for example :class:`jepakit.planning.CEM`.
-        objective: reduces distances per step to one cost per candidate; by default the last step's (the paper's).
+        objective: what a plan costs; by default the distance to the goal at its end (the paper's).
         bounded: keep every action within the environment's bounds. The paper does not.
 
     """
@@ -141,6 +60,11 @@ class Planner:
         self.objective = objective or GoalDistance()
         self.bounded = bounded
         spec = backend.spec
+        if solver.needs_gradients and not isinstance(backend, DifferentiableBackend):
+            raise TypeError(
+                f"solver: found {type(solver).__name__}, which follows gradients, with {type(backend).__name__}, which "
+                "has none; plan with TorchBackend, or choose cem, icem, mppi or random_shooting"
+            )
         if bounded and not np.isfinite([spec.action_low, spec.action_high]).all():
             raise ValueError(
                 f"Planner.bounded: found action bounds {spec.action_low.tolist()} to {spec.action_high.tolist()}, "
@@ -186,7 +110,7 @@ class Planner:
     def plan(
         self,
         observation: Observation,
-        goal: Array,
+        goal: Array | None = None,
         *,
         horizon: int,
         rngs: Sequence[np.random.Generator],
@@ -195,19 +119,49 @@ class Planner:
     ) -> Plan:
         """Search for ``horizon`` blocks that lead from ``observation`` to the latents ``goal`` ``(B, N, D)``.
 
+        Without a goal, the objective must not need one (``Objective.needs_goal``).
         ``rngs`` holds one generator per environment: with equal generators an environment's plan does not depend on
-        the batch it is planned in. ``initial`` ``(B, K, A)`` in raw units warm-starts the search; ``deadline`` is a
-        ``time.monotonic()`` value after which no further iteration starts.
+        the batch it is planned in. ``initial`` ``(B, K, A)`` or ``(B, M, K, A)`` in raw units warm-starts the search;
+        ``deadline`` is a ``time.monotonic()`` value after which no further iteration starts.
         """
         spec = self.backend.spec
+        if goal is None:
+            if self.objective.needs_goal:
+                raise ValueError(
+                    "goal: found None, expected latents (B, N, D): the objective is a distance to the goal"
+                )
+            goal = np.zeros((len(rngs), spec.tokens, spec.width), np.float32)
         self._check(observation, goal, len(rngs))
+        self.check_horizon(horizon)
         if initial is not None:
             initial = (initial - spec.action_mean) / spec.action_std
         solution = self.solver.solve(
-            self._cost(observation, goal), self._space(horizon), rngs=rngs, initial=initial, deadline=deadline
+            _Cost(self, observation, goal), self._space(horizon), rngs=rngs, initial=initial, deadline=deadline
         )
-        actions = self._raw(solution.actions, np.empty_like(solution.actions))
-        return Plan(actions=actions, cost=solution.cost, iterations=solution.iterations)
+        return Plan(
+            actions=self.raw(solution.actions),
+            cost=solution.cost,
+            iterations=solution.iterations,
+            stop=solution.stop,
+            guesses=self.raw(solution.guesses),
+        )
+
+    def carry_over(self, guesses: Array, *, executed: int, horizon: int) -> Array:
+        """Return what is left of raw ``guesses`` ``(B, M, K, A)`` after ``executed`` blocks: the next ``initial``.
+
+        It is cut to ``horizon`` blocks, or continued with the training data's mean action.
+        """
+        shape = (*guesses.shape[:2], horizon, guesses.shape[3])
+        rest = np.broadcast_to(self.backend.spec.action_mean, shape).astype(np.float32)
+        left = guesses[:, :, executed : executed + horizon]
+        rest[:, :, : left.shape[2]] = left
+        return rest
+
+    def check_horizon(self, horizon: int) -> None:
+        """Raise ``ValueError`` unless the engine can imagine ``horizon`` blocks."""
+        longest = self.backend.spec.horizon
+        if longest is not None and horizon > longest:
+            raise ValueError(f"horizon: found {horizon} blocks, expected at most {longest}, the exported model's")
 
     def describe(self) -> dict[str, Any]:
         """Return its settings as JSON-ready values, for the record of a result."""
@@ -224,28 +178,14 @@ class Planner:
             low, high = ((bound - spec.action_mean) / spec.action_std for bound in (self._low, self._high))
         return SearchSpace(horizon=horizon, frame_skip=spec.frame_skip, low=low, high=high)
 
-    def _raw(self, actions: Array, out: Array) -> Array:
-        """Write standardised ``actions`` ``(..., A)`` into ``out`` in raw units."""
-        np.multiply(actions, self.backend.spec.action_std, out=out)
-        np.add(out, self.backend.spec.action_mean, out=out)
+    def raw(self, actions: Array) -> Array:
+        """Return standardised ``actions`` ``(..., A)`` in raw units."""
+        raw = actions * self.backend.spec.action_std
+        raw += self.backend.spec.action_mean
         if self.bounded:
             # The solver has kept the standardised bounds; the way back may overshoot the raw ones by a rounding error.
-            np.minimum(np.maximum(out, self._low, out=out), self._high, out=out)
-        return out
-
-    def _cost(self, observation: Observation, goal: Array) -> CostFunction:
-        """Build the cost of standardised candidates, seen from ``observation``."""
-        buffer = np.empty(0, np.float32)
-
-        def cost(candidates: Array) -> Array:
-            nonlocal buffer
-            if buffer.shape != candidates.shape:
-                buffer = np.empty_like(candidates)
-            raw = self._raw(candidates, buffer)
-            steps = self.backend.score(observation.latents, observation.past_actions, raw, goal)
-            return self.objective(steps, raw)
-
-        return cost
+            np.minimum(np.maximum(raw, self._low, out=raw), self._high, out=raw)
+        return raw
 
     def _check(self, observation: Observation, goal: Array, batch: int) -> None:
         spec = self.backend.spec
@@ -260,3 +200,27 @@ class Planner:
         for name, (found, wanted) in expected.items():
             if found != wanted:
                 raise ValueError(f"{name}: found shape {found}, expected {wanted} (B = number of generators)")
+
+
+class _Cost:
+    """What standardised candidates ``(B, S, K, A)`` cost, seen from an observation; a ``DifferentiableCost``."""
+
+    def __init__(self, planner: Planner, observation: Observation, goal: Array) -> None:
+        self._planner = planner
+        self._context = observation.latents, observation.past_actions
+        self._goal = goal
+
+    def __call__(self, candidates: Array) -> Array:
+        raw = self._planner.raw(candidates)
+        scores = self._planner.backend.score(*self._context, raw, self._goal)
+        return self._planner.objective(scores, raw)
+
+    def with_gradient(self, candidates: Array) -> tuple[Array, Array]:
+        raw, backend = self._planner.raw(candidates), self._planner.backend
+        assert isinstance(backend, DifferentiableBackend)  # the planner has checked
+        scores, pull_back = backend.differentiate(*self._context, raw, self._goal)
+        slope = self._planner.objective.slope(scores, raw)
+        gradient = np.zeros_like(raw) if slope.candidates is None else slope.candidates
+        if slope.distance is not None or slope.readout is not None:
+            gradient = gradient + pull_back(slope.distance, slope.readout)
+        return self._planner.objective(scores, raw), gradient * backend.spec.action_std

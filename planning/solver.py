@@ -3,14 +3,14 @@
 Solvers search in the *standardised* action space, ``z = (a − mean) / std`` per column of an action block, so that
 mean 0 and standard deviation 1 describe the actions of the training data.
 
-Shapes: B environments, S candidates, K horizon in blocks, A action-block width.
+Shapes: B environments, M guesses, S candidates, K horizon in blocks, A action-block width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,22 @@ Array = NDArray[np.float32]
 #: Standardised candidates ``(B, S, K, A)`` to costs ``(B, S)``. The candidates are a buffer that the solver
 #: overwrites in its next iteration: keep a copy, not the array.
 CostFunction = Callable[[Array], Array]
+
+#: Why a search ended: all iterations done, every environment converged, or the deadline passed.
+Stop = Literal["iterations", "converged", "deadline"]
+
+
+@runtime_checkable
+class DifferentiableCost(Protocol):
+    """A cost function that also knows its slope; what solvers with ``needs_gradients`` are given."""
+
+    def __call__(self, candidates: Array) -> Array:
+        """See ``CostFunction``."""
+        ...
+
+    def with_gradient(self, candidates: Array) -> tuple[Array, Array]:
+        """Return costs ``(B, S)`` and their gradients ``(B, S, K, A)`` with respect to standardised candidates."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +73,23 @@ class SearchSpace:
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """A solver's answer: standardised ``actions (B, K, A)``, its estimate of their ``cost (B,)``, work done."""
+    """A solver's answer: standardised ``actions (B, K, A)``, its estimate of their ``cost (B,)``, work done.
+
+    ``guesses (B, M, K, A)`` is what the solver would like to start its next search from: first the plan to search
+    around, then plans worth trying again.
+    """
 
     actions: Array
     cost: Array
     iterations: int
+    stop: Stop
+    guesses: Array
 
 
 class Solver(Protocol):
     """Minimises a cost over action sequences, for every environment by itself."""
+
+    needs_gradients: ClassVar[bool]
 
     def solve(
         self,
@@ -79,8 +103,8 @@ class Solver(Protocol):
         """Search ``space`` for each of ``B = len(rngs)`` environments.
 
         Environment ``b`` draws from ``rngs[b]`` only, so its answer does not depend on its neighbours. ``initial``
-        ``(B, K, A)`` is a standardised guess to start from. After ``deadline`` (a ``time.monotonic()`` value) no new
-        iteration starts; the first one always runs.
+        is a standardised guess ``(B, K, A)`` to start from, or several, ``(B, M, K, A)``. After ``deadline`` (a
+        ``time.monotonic()`` value) no new iteration starts; the first one always runs.
         """
         ...
 

@@ -1,14 +1,14 @@
 """The planner's backend on PyTorch.
 
 Shapes: B environments, T frames, H history frames, N latent tokens per frame, D latent width, S candidates, K horizon
-in
-blocks, A action-block width, h and w pixels.
+in blocks, A action-block width, Q quantities of a readout, h and w pixels.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,21 +16,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jepakit.planning.planner import Frames, PlannerSpec
+from jepakit.planning.backend import Frames, PlannerSpec, PullBack, Scores
 from jepakit.planning.solver import Array
 from jepakit.zoo.base import WorldModel
+from jepakit.zoo.readout import Readout
 
 if TYPE_CHECKING:
     from jepakit.zoo.module import WorldModelModule
 
 
-class TorchBackend:
-    """A world model in PyTorch as a :class:`jepakit.planning.Backend`: float32, inference mode, autocast off.
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """Candidates rolled out together: their environments and numbers, their actions, and what came of them."""
 
-    The model is put into evaluation mode and, if ``device`` is given, moved there.
+    place: tuple[slice, slice]
+    actions: Tensor
+    distance: Tensor
+    readout: Tensor | None
+
+
+class TorchBackend:
+    """A world model in PyTorch as a :class:`jepakit.planning.Backend`: float32, autocast off.
+
+    Runs in inference mode except where gradients are asked for. The model is put into evaluation mode and, if
+    ``device`` is given, moved there.
 
     Args:
         model: the world model, or the Lightning module around it, with its statistics set.
+        readout: physical quantities to read off imagined latents, for objectives that need them.
         device: where to run; by default where the model is.
         candidates_per_call: candidates rolled out at once; bounds the memory, does not change what is computed.
         environments_per_call: environments computed at once. With the default of 1 the shapes of every operation are
@@ -44,6 +57,7 @@ class TorchBackend:
     def __init__(
         self,
         model: WorldModel | WorldModelModule,
+        readout: Readout | None = None,
         *,
         device: torch.device | str | None = None,
         candidates_per_call: int = 512,
@@ -66,36 +80,68 @@ class TorchBackend:
         self.candidates_per_call = candidates_per_call
         self.environments_per_call = environments_per_call
         self.threads = threads
+        self.readout = None if readout is None else readout.to(self.device).eval()
         self.spec = self._spec()
 
     def encode(self, frames: Frames, proprio: Array | None = None) -> Array:
         """See :class:`jepakit.planning.Backend`."""
         seen = {"pixels": frames} | ({} if proprio is None else {"proprio": proprio})
-        with self._inference():
+        with self._running():
             parts = [
                 self.model.encode({name: self._tensor(value[rows]) for name, value in seen.items()})
                 for rows in self._groups(len(frames))
             ]
             return _array(torch.cat(parts))
 
-    def score(self, history: Array, past_actions: Array, candidates: Array, goal: Array) -> Array:
+    def score(self, history: Array, past_actions: Array, candidates: Array, goal: Array) -> Scores:
         """See :class:`jepakit.planning.Backend`; the distance is the model's own ``goal_cost``."""
-        costs = np.empty(candidates.shape[:3], np.float32)
-        with self._inference():
-            for rows in self._groups(len(candidates)):
-                context = self._tensor(history[rows]), self._tensor(past_actions[rows])
-                target = self._tensor(goal[rows])
-                for start in range(0, candidates.shape[1], self.candidates_per_call):
-                    some = slice(start, start + self.candidates_per_call)
-                    costs[rows, some] = _array(self._step_costs(*context, self._tensor(candidates[rows, some]), target))
-        return costs
+        with self._running():
+            return self._scores(candidates, self._imagine(history, past_actions, candidates, goal))
 
-    def _step_costs(self, history: Tensor, past_actions: Tensor, candidates: Tensor, goal: Tensor) -> Tensor:
-        """Distances ``(B, S, K)`` after every block."""
-        predicted = self.model.rollout(history, past_actions, candidates)
-        batch, count, horizon = predicted.shape[:3]
-        # To the cost, a step of a candidate is just one more prediction: (B, S·K, N, D).
-        return self.model.goal_cost(predicted.flatten(1, 2), goal).view(batch, count, horizon)
+    def differentiate(
+        self, history: Array, past_actions: Array, candidates: Array, goal: Array
+    ) -> tuple[Scores, PullBack]:
+        """See :class:`jepakit.planning.DifferentiableBackend`; the memory grows with B and S."""
+        with self._running(gradients=True):
+            pieces = list(self._imagine(history, past_actions, candidates, goal, gradients=True))
+            scores = self._scores(candidates, pieces)
+
+        def pull_back(by_distance: Array | None, by_readout: Array | None) -> Array:
+            gradient = np.empty_like(candidates)
+            with self._running(gradients=True):
+                for piece in pieces:
+                    given = [(piece.distance, by_distance), (piece.readout, by_readout)]
+                    used = [(out, self._tensor(slope[piece.place])) for out, slope in given if slope is not None]
+                    outputs, slopes = zip(*used, strict=True)
+                    gradient[piece.place] = _array(torch.autograd.grad(outputs, piece.actions, slopes)[0])
+            return gradient
+
+        return scores, pull_back
+
+    def _imagine(
+        self, history: Array, past_actions: Array, candidates: Array, goal: Array, *, gradients: bool = False
+    ) -> Iterator[_Piece]:
+        """Roll candidates out, as many environments and candidates at once as allowed."""
+        for rows in self._groups(len(candidates)):
+            context = self._tensor(history[rows]), self._tensor(past_actions[rows])
+            target = self._tensor(goal[rows])
+            for start in range(0, candidates.shape[1], self.candidates_per_call):
+                place = rows, slice(start, start + self.candidates_per_call)
+                actions = self._tensor(candidates[place]).requires_grad_(gradients)
+                predicted = self.model.rollout(*context, actions)
+                # To the cost, a step of a candidate is just one more prediction: (B, S·K, N, D).
+                distance = self.model.goal_cost(predicted.flatten(1, 2), target).view(predicted.shape[:3])
+                readout = None if self.readout is None else self.readout(predicted)
+                yield _Piece(place=place, actions=actions, distance=distance, readout=readout)
+
+    def _scores(self, candidates: Array, pieces: Iterable[_Piece]) -> Scores:
+        distance = np.empty(candidates.shape[:3], np.float32)
+        readout = np.empty((*candidates.shape[:3], len(self.spec.readout)), np.float32)
+        for piece in pieces:
+            distance[piece.place] = _array(piece.distance)
+            if piece.readout is not None:
+                readout[piece.place] = _array(piece.readout)
+        return Scores(distance=distance, readout=None if self.readout is None else readout)
 
     def _groups(self, batch: int) -> Iterator[slice]:
         for start in range(0, batch, self.environments_per_call):
@@ -106,7 +152,7 @@ class TorchBackend:
         return torch.tensor(array, device=self.device)
 
     @contextlib.contextmanager
-    def _inference(self) -> Iterator[None]:
+    def _running(self, *, gradients: bool = False) -> Iterator[None]:
         if self.model.training:
             raise RuntimeError(
                 "model: found training mode, expected evaluation mode; call model.eval() before planning"
@@ -114,7 +160,11 @@ class TorchBackend:
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or before)
         try:
-            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            with (
+                torch.inference_mode(not gradients),
+                torch.set_grad_enabled(gradients),
+                torch.autocast(self.device.type, enabled=False),
+            ):
                 yield
         finally:
             torch.set_num_threads(before)
@@ -124,6 +174,12 @@ class TorchBackend:
         blank = np.zeros((1, 1, config.image_size, config.image_size, 3), np.uint8)
         proprio = getattr(config, "proprio_dim", 0)
         tokens, width = self.encode(blank, np.zeros((1, 1, proprio), np.float32) if proprio else None).shape[2:]
+        names = () if self.readout is None else self.readout.names
+        if self.readout is not None and self.readout.features != tokens * width:
+            raise ValueError(
+                f"readout: found one for {self.readout.features} numbers per frame, expected {tokens} tokens · {width} "
+                "= the model's; fit it on this model's latents"
+            )
         return PlannerSpec(
             image_size=config.image_size,
             history=config.history,
@@ -137,6 +193,7 @@ class TorchBackend:
             width=width,
             proprio=proprio,
             whole_history=self.model.follows_objects,
+            readout=names,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,5 +30,10 @@ def measure_latency(call: Callable[[], object], *, repeats: int, warmup: int) ->
         start = time.perf_counter()
         call()
         seconds[index] = time.perf_counter() - start
-    p50, p95, p99 = (float(value) for value in np.percentile(1e3 * seconds, (50, 95, 99)))
-    return Latency(p50=p50, p95=p95, p99=p99, repeats=repeats)
+    return percentiles(seconds.tolist())
+
+
+def percentiles(seconds: Collection[float]) -> Latency:
+    """Summarise the wall times of at least one call."""
+    p50, p95, p99 = (float(value) for value in np.percentile(1e3 * np.array(list(seconds)), (50, 95, 99)))
+    return Latency(p50=p50, p95=p95, p99=p99, repeats=len(seconds))

@@ -10,6 +10,7 @@ from jepakit.zoo import CJEPAConfig, DINOWMConfig, LeWM, LeWMConfig, PLDMConfig,
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ROOT / "configs"
+SEARCHES = ("fast", "gradient", "icem", "mppi", "random_shooting")
 RUNNABLE = {
     "lewm": ["lewm.yaml"],
     "lewm nano": ["lewm.yaml", "size/nano.yaml"],
@@ -33,6 +34,7 @@ RUNNABLE = {
     "vjepa nano on Two-Room": ["vjepa.yaml", "size/nano_vjepa.yaml", "data/tworoom.yaml"],
     "vjepa nano on Push-T": ["vjepa.yaml", "size/nano_vjepa.yaml", "data/pusht.yaml"],
     "lewm nano with a small search": ["lewm.yaml", "size/nano.yaml", "plan/nano.yaml"],
+    "lewm nano with any search": ["lewm.yaml", "size/nano.yaml", *(f"plan/{name}.yaml" for name in SEARCHES)],
     "demo": ["demo.yaml"],
 }
 

@@ -40,7 +40,7 @@ def test_every_iteration_and_the_plan_match_the_recording(recorded):
 
     assert len(steps) == iterations
     np.testing.assert_allclose(np.concatenate([step.costs for step in steps]), recorded["costs"], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(np.concatenate([step.mean for step in steps]), recorded["means"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate([step.actions for step in steps]), recorded["means"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(np.concatenate([step.std for step in steps]), recorded["stds"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(solution.actions[0], recorded["plan"], rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(solution.actions, steps[-1].mean)
+    np.testing.assert_array_equal(solution.actions, steps[-1].actions)

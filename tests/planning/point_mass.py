@@ -6,7 +6,7 @@ A point moves by ``SPEED · clip(action, −1, 1)``. Its picture is eight bytes 
 
 import numpy as np
 
-from jepakit.planning import CEM, CEMConfig, MPCConfig, MPCPolicy, Planner, PlannerSpec
+from jepakit.planning import CEM, Assignment, CEMConfig, MPCConfig, MPCPolicy, Planner, PlannerSpec, Scores
 from jepakit.planning.evaluation import draw_tasks
 
 SIZE = 4
@@ -81,13 +81,46 @@ class ExactBackend:
         self.scored.append((history.copy(), past_actions.copy(), candidates.copy(), goal.copy()))
         steps = SPEED * np.clip(candidates.reshape(*candidates.shape[:3], SKIP, 2), -1.0, 1.0).sum(axis=3)
         position = history[:, -1, 0][:, None, None] + np.cumsum(steps, axis=2, dtype=np.float32)
-        return np.square(position - goal[:, None]).sum(axis=-1).astype(np.float32)
+        distance = np.square(position - goal[:, None]).sum(axis=-1).astype(np.float32)
+        return Scores(distance=distance, readout=position if self.spec.readout else None)
+
+
+class DifferentiableBackend(ExactBackend):
+    """The same, with the slope of it all; reads off where the point is."""
+
+    def __init__(self, history=3, **spec):
+        super().__init__(history, readout=("x", "y"), **spec)
+
+    def differentiate(self, history, past_actions, candidates, goal):
+        scores = self.score(history, past_actions, candidates, goal)
+
+        def pull_back(by_distance, by_readout):
+            slope = np.zeros_like(scores.readout)
+            if by_distance is not None:
+                slope += 2 * (scores.readout - goal[:, None]) * by_distance[..., None]
+            if by_readout is not None:
+                slope += by_readout
+            later = np.cumsum(slope[:, :, ::-1], axis=2)[:, :, ::-1]  # an action moves all positions after it
+            return SPEED * np.tile(later, SKIP) * (np.abs(candidates) < 1.0)
+
+        return scores, pull_back
 
 
 def make_mpc(*, config=None, samples=64, iterations=6, bounded=True, history=3, **spec):
     """A planner good enough for this world."""
     solver = CEM(CEMConfig(samples=samples, elites=8, iterations=iterations))
     return MPCPolicy(Planner(ExactBackend(history, **spec), solver, bounded=bounded), config or MPCConfig())
+
+
+def assign(world, goal, seed=0):
+    """One task from where ``world`` is."""
+    return Assignment(
+        state=world.state,
+        goal_state=np.array(goal),
+        goal_frame=world.picture(goal),
+        goal_proprio=world.proprio_of(goal),
+        rng=np.random.default_rng([5, seed]),
+    )
 
 
 def make_manifest(*, count=12, seed=0):

@@ -80,7 +80,7 @@ def test_sample_zero_is_the_current_mean_and_the_search_starts_at_the_initial_pl
         return quadratic(targets[:1])(candidates)
 
     cem = CEM(CEMConfig(samples=50, elites=5, iterations=3))
-    means = [step.mean for step in cem.search(cost, space(), rngs=generators(1), initial=targets[:1])]
+    means = [step.actions for step in cem.search(cost, space(), rngs=generators(1), initial=targets[:1])]
     np.testing.assert_array_equal(seen[0], targets[:1])
     np.testing.assert_array_equal(seen[1], means[0])
     np.testing.assert_array_equal(seen[2], means[1])
@@ -95,9 +95,9 @@ def test_refit_is_elite_mean_and_unbiased_std():
 
     step = next(CEM(CEMConfig(samples=40, elites=4)).search(cost, space(), rngs=generators(1)))
     elites = seen[0][0][np.argsort(step.costs[0])[:4]]
-    np.testing.assert_allclose(step.mean[0], elites.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(step.actions[0], elites.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(step.std[0], elites.std(axis=0, ddof=1), atol=1e-6)
-    np.testing.assert_allclose(step.elite_cost, np.sort(step.costs[0])[:4].mean(), rtol=1e-6)
+    np.testing.assert_allclose(step.cost, np.sort(step.costs[0])[:4].mean(), rtol=1e-6)
 
 
 def test_min_std_keeps_the_search_alive(targets):
@@ -110,7 +110,7 @@ def test_after_the_deadline_no_iteration_starts(targets):
     past = CEM().solve(quadratic(targets[:1]), space(), rngs=generators(1), deadline=0.0)
     assert past.iterations == 1
     first = next(CEM().search(quadratic(targets[:1]), space(), rngs=generators(1)))
-    np.testing.assert_array_equal(past.actions, first.mean)
+    np.testing.assert_array_equal(past.actions, first.actions)
 
 
 def test_costs_without_enough_finite_values_are_refused():
@@ -140,6 +140,12 @@ def test_costs_of_the_wrong_shape_are_refused():
 def test_an_initial_plan_of_the_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="initial plan: found shape"):
         CEM().solve(quadratic, space(), rngs=generators(1), initial=np.zeros((1, 2, WIDTH), np.float32))
+
+
+def test_an_initial_plan_with_nan_is_refused():
+    broken = np.full((1, HORIZON, WIDTH), np.nan, np.float32)
+    with pytest.raises(ValueError, match="initial plan: found numbers that are not finite"):
+        CEM().solve(quadratic, space(), rngs=generators(1), initial=broken)
 
 
 @pytest.mark.parametrize(

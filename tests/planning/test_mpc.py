@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jepakit.planning import Assignment, MPCConfig
+from jepakit.planning import MPCConfig
 from jepakit.planning.evaluation.loop import assign
 
 
@@ -9,16 +9,7 @@ def begin(policy, toy, starts, *, goal=(6.0, 5.0), budget=50):
     worlds = [toy.PointMass() for _ in starts]
     for world, start in zip(worlds, starts, strict=True):
         world.reset(options={"state": start})
-    assignments = [
-        Assignment(
-            state=world.state,
-            goal_state=np.array(goal),
-            goal_frame=world.picture(goal),
-            goal_proprio=world.proprio_of(goal),
-            rng=np.random.default_rng([5, index]),
-        )
-        for index, world in enumerate(worlds)
-    ]
+    assignments = [toy.assign(world, goal, seed) for seed, world in enumerate(worlds)]
     policy.reset(assignments, budget)
     return worlds
 

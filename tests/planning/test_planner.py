@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jepakit.planning import CEM, CEMConfig, GoalDistance, Planner, PlannerSpec
+from jepakit.planning import CEM, CEMConfig, GoalDistance, Planner, PlannerSpec, Scores
 
 STEP_COSTS = np.array([[[3.0, 1.0, 2.0], [4.0, 2.0, 1.5]]], np.float32)
 
@@ -83,7 +83,7 @@ def test_a_warm_start_is_given_in_raw_units(toy):
 def test_objectives_reduce_the_steps():
     candidates = np.zeros((1, 2, 3, 4), np.float32)
     for steps, expected in {"last": [2.0, 1.5], "min": [1.0, 1.5], "mean": [2.0, 2.5]}.items():
-        np.testing.assert_array_equal(GoalDistance(steps=steps)(STEP_COSTS, candidates), [expected])
+        np.testing.assert_array_equal(GoalDistance(steps=steps)(Scores(distance=STEP_COSTS), candidates), [expected])
     with pytest.raises(ValueError, match=r"GoalDistance.steps: found 'first'"):
         GoalDistance(steps="first")
 

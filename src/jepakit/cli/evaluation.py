@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,25 @@ from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.recording import load_class, make_env
 from jepakit.envs.base import GoalEnv
 from jepakit.export.runtime.torch_backend import TorchBackend
-from jepakit.planning.cem import CEM, CEMConfig
 from jepakit.planning.evaluation.loop import Recording
 from jepakit.planning.evaluation.manifest import Manifest, draw_tasks
 from jepakit.planning.evaluation.protocol import EvaluationConfig, evaluate
 from jepakit.planning.evaluation.report import Evaluation
-from jepakit.planning.mpc import MPCConfig, MPCPolicy
-from jepakit.planning.objective import GoalDistance
-from jepakit.planning.planner import Planner
 from jepakit.planning.policies import Policy, RandomPolicy, Scripted, StayPolicy
+from jepakit.planning.settings import PlannerConfig
 from jepakit.zoo.base import WorldModel
+from jepakit.zoo.readout import Readout
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannerConfig:
-    """How to plan: the search (``cem``), what it minimises (``objective``) and when to re-plan (``mpc``).
+class EvaluationPlannerConfig(PlannerConfig):
+    """How to plan with PyTorch: on how many ``threads`` (see ``TorchBackend``), with which file's ``readout``.
 
-    ``bounded`` keeps candidates within the environment's action bounds, which the paper does not;
-    ``threads`` are PyTorch's while planning (see ``TorchBackend``).
+    The readout (``jepakit.zoo.readout``) is for objectives in physical quantities.
     """
 
-    cem: CEMConfig = field(default_factory=CEMConfig)
-    objective: GoalDistance = field(default_factory=GoalDistance)
-    mpc: MPCConfig = field(default_factory=MPCConfig)
-    bounded: bool = False
     threads: int | None = None
+    readout: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +60,7 @@ def evaluate_model(
     model: WorldModel,
     data: EpisodeDataModule,
     *,
-    planner: PlannerConfig,
+    planner: EvaluationPlannerConfig,
     tasks: TaskConfig,
     evaluation: EvaluationConfig,
     settings: dict[str, Any],
@@ -78,10 +72,9 @@ def evaluate_model(
     make_environment = environment_factory(data)
     check_fit(model, data)
     manifest = Manifest.load(Path(tasks.list)) if tasks.list else tasks_of(data, tasks)
-    backend = TorchBackend(model, threads=planner.threads)
-    search = Planner(backend, CEM(planner.cem), planner.objective, bounded=planner.bounded)
+    readout = Readout.load(planner.readout) if planner.readout else None
     policies: dict[str, Policy] = {
-        model.name: MPCPolicy(search, planner.mpc),
+        model.name: planner.policy(TorchBackend(model, readout, threads=planner.threads)),
         "random": RandomPolicy.uniform(*_bounds(data)),
         "stay": StayPolicy(data.action_dim),
     }

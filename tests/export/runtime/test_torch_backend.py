@@ -90,7 +90,7 @@ def test_the_spec_is_the_models(model):
 def test_scores_are_the_models_goal_cost_after_every_block(model, query, history):
     latents, past, candidates, goal = query[1]
     latents, past = latents[:, :history], past[:, : history - 1]
-    found = TorchBackend(model).score(latents, past, candidates, goal)
+    found = TorchBackend(model).score(latents, past, candidates, goal).distance
     with torch.no_grad():
         predicted = model.rollout(*(torch.tensor(array) for array in (latents, past, candidates)))
         expected = [model.goal_cost(predicted[:, :, step], torch.tensor(goal)).numpy() for step in range(4)]
@@ -102,11 +102,11 @@ def test_scores_are_the_models_goal_cost_after_every_block(model, query, history
 def test_encodings_and_scores_are_bit_identical_whatever_the_batch(model, query):
     frames, arguments = query
     backend = TorchBackend(model)
-    latents, costs = backend.encode(frames), backend.score(*arguments)
+    latents, costs = backend.encode(frames), backend.score(*arguments).distance
     for index in range(16):
         alone = slice(index, index + 1)
         np.testing.assert_array_equal(backend.encode(frames[alone]), latents[alone])
-        np.testing.assert_array_equal(backend.score(*(array[alone] for array in arguments)), costs[alone])
+        np.testing.assert_array_equal(backend.score(*(array[alone] for array in arguments)).distance, costs[alone])
 
 
 def test_plans_are_bit_identical_for_batch_1_and_16(model, query):
@@ -133,22 +133,24 @@ def test_chunks_change_rounding_only(model, query, options):
     frames, arguments = query
     whole, parts = TorchBackend(model), TorchBackend(model, **options)
     np.testing.assert_allclose(parts.encode(frames), whole.encode(frames), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(parts.score(*arguments), whole.score(*arguments), rtol=1e-4)
+    np.testing.assert_allclose(parts.score(*arguments).distance, whole.score(*arguments).distance, rtol=1e-4)
 
 
 def test_a_candidates_cost_does_not_depend_on_the_other_candidates(model, query):
     latents, past, candidates, goal = query[1]
     backend = TorchBackend(model)
-    whole = backend.score(latents, past, candidates, goal)
+    whole = backend.score(latents, past, candidates, goal).distance
     for some in ([0], [39, 3, 17]):
-        np.testing.assert_allclose(backend.score(latents, past, candidates[:, some], goal), whole[:, some], rtol=1e-4)
+        np.testing.assert_allclose(
+            backend.score(latents, past, candidates[:, some], goal).distance, whole[:, some], rtol=1e-4
+        )
 
 
 def test_autocast_outside_does_not_reach_the_model(model, query):
     backend = TorchBackend(model)
-    plain = backend.score(*query[1])
+    plain = backend.score(*query[1]).distance
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        np.testing.assert_array_equal(backend.score(*query[1]), plain)
+        np.testing.assert_array_equal(backend.score(*query[1]).distance, plain)
 
 
 def test_a_lightning_module_serves_as_its_model(query):
@@ -156,7 +158,7 @@ def test_a_lightning_module_serves_as_its_model(query):
     fill(module.model)
     backend = TorchBackend(module)
     assert backend.model is module.model
-    assert backend.score(*query[1]).shape == (16, 40, 4)
+    assert backend.score(*query[1]).distance.shape == (16, 40, 4)
 
 
 def test_a_model_in_training_mode_is_refused(query):

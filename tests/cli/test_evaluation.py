@@ -1,0 +1,81 @@
+"""Evaluating with an objective in physical quantities, from a readout's file to the record of the result."""
+
+import numpy as np
+import pytest
+import torch
+
+from jepakit.cli.evaluation import EvaluationPlannerConfig, TaskConfig, evaluate_model
+from jepakit.datamodules import TwoRoom
+from jepakit.datamodules.base import Generate
+from jepakit.planning import CEMConfig, KeepOutConfig, ObjectiveConfig, ReachTargetConfig
+from jepakit.planning.evaluation.protocol import EvaluationConfig
+from jepakit.zoo import LeWMConfig, LeWMModel
+from jepakit.zoo.readout import fit_readout
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    generate = Generate(root=str(tmp_path_factory.mktemp("data")), episodes=20, steps=50, workers=1)
+    module = TwoRoom(generate=generate, image_size=16, batch_size=4)
+    module.prepare_data()
+    module.setup("test")
+    return module
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    torch.manual_seed(0)
+    config = LeWMConfig(
+        image_size=16,
+        frame_skip=data.window.frame_skip,
+        encoder="cnn",
+        cnn_channels=(4, 8),
+        latent_dim=8,
+        projector_hidden=16,
+        action_hidden=16,
+        predictor_width=16,
+        predictor_depth=1,
+        predictor_heads=2,
+        predictor_head_dim=8,
+        predictor_mlp=16,
+    )
+    built = LeWMModel(config).eval()
+    built.set_statistics(data.statistics)
+    return built
+
+
+@pytest.fixture(scope="module")
+def readout(data, model, tmp_path_factory):
+    """Where the agent is, read off real frames' latents."""
+    rows = np.arange(0, 500, 5)
+    with torch.no_grad():
+        latents = model.encode({"pixels": torch.from_numpy(data.source.read("pixels", rows))[:, None]})[:, 0]
+    file = tmp_path_factory.mktemp("readout") / "readout.safetensors"
+    fit_readout(latents, data.source.read("state", rows)[:, :2], ["x", "y"]).save(file)
+    return file
+
+
+def run(data, model, **planner):
+    config = EvaluationPlannerConfig(cem=CEMConfig(samples=8, elites=2, iterations=2), bounded=True, **planner)
+    once = EvaluationConfig(budget=10, latency_repeats=0)
+    return evaluate_model(model, data, planner=config, tasks=TaskConfig(count=2), evaluation=once, settings={})
+
+
+def test_quantities_are_read_off_by_the_given_readout(data, model, readout):
+    objective = ObjectiveConfig(
+        goal=0.0,
+        reach=ReachTargetConfig(names=("x", "y"), target=(3.0, 4.0)),
+        keep_out=(KeepOutConfig(names=("x",), low=(6.0,), high=(8.0,)),),
+    )
+    result = run(data, model, objective=objective, readout=str(readout))
+    assert {policy.name for policy in result.policies} == {"lewm", "random", "stay", "scripted"}
+    described = next(policy for policy in result.policies if policy.name == "lewm").settings["objective"]
+    assert [term["name"] for term in described["terms"]] == ["reach_target", "keep_out"]
+
+
+def test_quantities_without_a_readout_are_refused_before_anything_runs(data, model):
+    objective = ObjectiveConfig(reach=ReachTargetConfig(names=("x",), target=(3.0,)))
+    with pytest.raises(ValueError, match=r"ReachTargetConfig.names: found \['x'\], expected some of \[\]"):
+        run(data, model, objective=objective)
