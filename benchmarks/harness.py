@@ -19,10 +19,14 @@ class Benchmark:
     """Rows and ratios of one benchmark; ``finish`` prints them and writes the JSON file."""
 
     name: str
-    quick: bool
-    json_file: Path | None
+    options: argparse.Namespace
     rows: list[dict[str, Any]] = field(default_factory=list)
     ratios: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def quick(self) -> bool:
+        """Small sizes, few repeats."""
+        return bool(self.options.quick)
 
     def row(self, **values: Any) -> None:  # noqa: ANN401 (JSON-ready values)
         """Add and print one row."""
@@ -36,20 +40,21 @@ class Benchmark:
 
     def finish(self) -> None:
         """Write ``{"name", "machine", "rows", "ratios"}``."""
-        if self.json_file is not None:
-            self.json_file.parent.mkdir(parents=True, exist_ok=True)
+        file: Path | None = self.options.json
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
             result = {"name": self.name, "machine": machine(), "rows": self.rows, "ratios": self.ratios}
-            self.json_file.write_text(json.dumps(result, indent=1) + "\n")
-            print(f"wrote {self.json_file}")
+            file.write_text(json.dumps(result, indent=1) + "\n")
+            print(f"wrote {file}")
 
 
-def start(name: str, description: str | None) -> Benchmark:
-    """Parse ``--quick`` and ``--json FILE``."""
-    parser = argparse.ArgumentParser(description=description)
+def start(name: str, description: str | None, parser: argparse.ArgumentParser | None = None) -> Benchmark:
+    """Parse ``--quick``, ``--json FILE`` and what ``parser`` has already; it is all in ``Benchmark.options``."""
+    parser = parser or argparse.ArgumentParser()
+    parser.description = description
     parser.add_argument("--quick", action="store_true", help="small sizes, few repeats")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
-    options = parser.parse_args()
-    return Benchmark(name, options.quick, options.json)
+    return Benchmark(name, parser.parse_args())
 
 
 def machine() -> dict[str, Any]:
@@ -77,6 +82,14 @@ def seconds(call: Callable[[], object], *, repeats: int, warmup: int = 1) -> lis
 def median(values: list[float]) -> float:
     """The median."""
     return statistics.median(values)
+
+
+def matmul_flops(size: int = 2048) -> float:
+    """Floating-point operations per second of a large float32 matrix product."""
+    import torch
+
+    a = torch.randn(size, size)
+    return 2 * size**3 / median(seconds(lambda: a @ a, repeats=9, warmup=2))
 
 
 def _short(value: Any) -> str:  # noqa: ANN401

@@ -1,7 +1,8 @@
 """LeWM written the plain way, to be timed against ours: the same architecture, losses and numbers.
 
 The encoder is the transformers library's own ViT; parameters carry the names of the authors' checkpoints, so that
-``jepakit.zoo.lewm.official`` translates them. Shape letters: B batch, T frames, D width, A action-block width.
+``jepakit.zoo.lewm.official`` translates them. Shape letters: B batch, T frames, D width, A action-block width, S
+candidates, K horizon in blocks.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
-from jepakit.zoo import LeWMConfig
+from jepakit.zoo import LeWMConfig, LeWMModel
+from jepakit.zoo.base import neutral_statistics
+from jepakit.zoo.files import load_strict
+from jepakit.zoo.lewm.official import _translate
 
 
 def textbook_sigreg(z: Tensor, directions: Tensor, knots: int = 17) -> Tensor:
@@ -142,3 +146,27 @@ class PlainLeWM(nn.Module):
         z = self.projector(tokens[:, 0].unflatten(0, frames.shape[:2]))
         predicted = self.pred_proj(self.predictor(z[:, :-1], self.action_encoder(actions[:, :-1])))
         return F.mse_loss(predicted, z[:, 1:]) + self.lambda_ * textbook_sigreg(z.float(), directions)
+
+    def distances(self, z: Tensor, candidates: Tensor, goal: Tensor) -> Tensor:
+        """Squared distances (S, K) to the goal (D,) along standardised candidates (S, K, A) from one latent z (D,).
+
+        The loop as one writes it first: every step embeds the actions and predicts from its whole context again.
+        """
+        seen = z.expand(len(candidates), 1, -1)
+        for now in range(1, candidates.shape[1] + 1):
+            context = slice(max(0, now - self.predictor.pos_embedding.shape[1]), now)
+            predicted = self.pred_proj(self.predictor(seen[:, context], self.action_encoder(candidates[:, context])))
+            seen = torch.cat([seen, predicted[:, -1:]], dim=1)
+        return (seen[:, 1:] - goal).square().sum(-1)
+
+
+def make_pair(config: LeWMConfig, *, gates: float = 0.0) -> tuple[PlainLeWM, LeWMModel]:
+    """Two models with the same weights; ``gates`` is the spread of what modulates by actions, 0 as training starts."""
+    torch.manual_seed(0)
+    plain, ours = PlainLeWM(config).train(), LeWMModel(config).train()
+    if gates:
+        for layer in plain.predictor.transformer.layers:
+            nn.init.normal_(layer.adaLN_modulation[1].weight, std=gates)
+    tensors = _translate({name: value.clone() for name, value in plain.state_dict().items()}, __file__)
+    load_strict(ours, {**tensors, **neutral_statistics(config)}, source=__file__)
+    return plain, ours

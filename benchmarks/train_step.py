@@ -15,16 +15,13 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import torch
-from harness import Benchmark, median, seconds, start
-from plain_lewm import PlainLeWM
+from harness import Benchmark, matmul_flops, median, seconds, start
+from plain_lewm import PlainLeWM, make_pair
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jepakit.cli.runtime import keep_freed_memory
-from jepakit.zoo import LeWMConfig, LeWMModel
-from jepakit.zoo.base import neutral_statistics
-from jepakit.zoo.files import load_strict
-from jepakit.zoo.lewm.official import _translate
+from jepakit.zoo import LeWMConfig
 from jepakit.zoo.losses.sigreg import random_directions
 
 THREADS = 2
@@ -37,15 +34,6 @@ def make_batch(config: LeWMConfig, windows: int) -> dict[str, Tensor]:
         "pixels": torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
         "action": torch.randn(windows, config.history + 1, config.block_width, generator=generator),
     }
-
-
-def make_pair(config: LeWMConfig) -> tuple[PlainLeWM, LeWMModel]:
-    """Two models with the same weights."""
-    torch.manual_seed(0)
-    plain, ours = PlainLeWM(config).train(), LeWMModel(config).train()
-    tensors = _translate({name: value.clone() for name, value in plain.state_dict().items()}, __file__)
-    load_strict(ours, {**tensors, **neutral_statistics(config)}, source=__file__)
-    return plain, ours
 
 
 def plain_loss(model: PlainLeWM, config: LeWMConfig, batch: dict[str, Tensor]) -> Callable[[], Tensor]:
@@ -78,12 +66,6 @@ def stepper(model: nn.Module, loss: Callable[[], Tensor], *, fused: bool) -> Cal
         optimizer.step()
 
     return step
-
-
-def matmul_flops(size: int = 2048) -> float:
-    """Floating-point operations per second of a large float32 matrix product."""
-    a = torch.randn(size, size)
-    return 2 * size**3 / median(seconds(lambda: a @ a, repeats=9, warmup=2))
 
 
 def flops_of(model: PlainLeWM, config: LeWMConfig, batch: dict[str, Tensor]) -> int:
