@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import lightning  # noqa: F401 (its log handler keeps the error stream of its import, which must not be a test's)
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
