@@ -5,11 +5,18 @@ import pytest
 
 # Tests of the extra `mujoco`, which `all-cpu` leaves out; .ci/run installs it and so runs them.
 HAS_MUJOCO = importlib.util.find_spec("mujoco") is not None
-collect_ignore_glob = [] if HAS_MUJOCO else [f"envs/test_{name}.py" for name in ("mujoco_scene", "reacher", "cube")]
+# Likewise the extra `tensorrt-test`.
+HAS_TENSORRT = all(importlib.util.find_spec(name) for name in ("tensorrt_rtx", "tensorrt_lean_bindings"))
+_MUJOCO = [f"envs/test_{name}.py" for name in ("mujoco_scene", "reacher", "cube")]
+_TENSORRT = ["export/test_tensorrt*.py", "export/runtime/test_tensorrt*.py", "cli/test_engine.py"]
+collect_ignore_glob = ([] if HAS_MUJOCO else _MUJOCO) + ([] if HAS_TENSORRT else _TENSORRT)
 
 
 def pytest_report_header(config):
-    return None if HAS_MUJOCO else "deselected: tests of Reacher and Cube (pip install -e '.[mujoco]' to run them)"
+    missing = {"mujoco": HAS_MUJOCO, "tensorrt-test": HAS_TENSORRT}
+    return [
+        f"deselected: tests of the extra {name} (pip install -e '.[{name}]')" for name in missing if not missing[name]
+    ]
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,4 +1,7 @@
-"""Run by .ci/run in an environment with the wheel's core dependencies only, outside the checkout."""
+"""Run by .ci/run in an environment with the wheel's core dependencies only, outside the checkout.
+
+Given a bundle, it also plans from that, which takes onnxruntime.
+"""
 
 import importlib.util
 import subprocess
@@ -24,4 +27,17 @@ answer = subprocess.run([lightning, "fit", "-c", "configs/lewm.yaml"], capture_o
 assert answer.returncode == 1, answer
 assert "pip install 'jepakit[train]'" in answer.stderr, answer.stderr
 assert "Traceback" not in answer.stderr, answer.stderr
+if len(sys.argv) > 1:
+    import numpy as np
+
+    from jepakit.export.runtime import open_backend
+    from jepakit.planning.settings import PlannerConfig
+
+    backend = open_backend(sys.argv[1], engine="onnx")
+    planner = PlannerConfig().planner(backend)
+    frames = np.zeros((1, 1, 64, 64, 3), np.uint8)
+    rngs = [np.random.default_rng(0)]
+    plan = planner.plan(planner.observe(frames), planner.encode_goal(frames[:, 0]), horizon=2, rngs=rngs)
+    assert plan.actions.shape == (1, 2, 10), plan.actions.shape
+    assert np.isfinite(plan.actions).all()
 print("wheel: 1 passed, 0 failed")

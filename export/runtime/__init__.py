@@ -1,1 +1,25 @@
 """Engines that run a world model for the planner; each is imported by its own module, because each needs its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from jepakit.planning.backend import Backend
+
+
+def open_backend(folder: str | Path, *, engine: Literal["onnx", "tensorrt"] = "onnx") -> Backend:
+    """Open a bundle with an engine in its default settings; the engines' own classes have more.
+
+    Raises ``ModuleNotFoundError`` where the engine is not installed, and what ``Bundle.open`` raises.
+    """
+    if engine == "onnx":
+        from jepakit.export.runtime.onnx_backend import OnnxBackend
+
+        return OnnxBackend(folder)
+    if engine == "tensorrt":
+        from jepakit.export.runtime.tensorrt_backend import TensorRTBackend
+
+        return TensorRTBackend(folder)
+    raise ValueError(f"engine: found {engine!r}, expected 'onnx' or 'tensorrt'")

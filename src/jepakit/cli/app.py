@@ -1,7 +1,8 @@
-"""``fit``, ``validate``, ``test``, ``predict`` on LightningCLI, and ``evaluate`` beside them."""
+"""``fit``, ``validate``, ``test``, ``predict`` on LightningCLI, and ``evaluate`` and ``export`` beside them."""
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 from jepakit.callbacks import RunEstimate
-from jepakit.cli.evaluation import PlannerConfig, TaskConfig, evaluate_model, save_evaluation
+from jepakit.cli.evaluation import EvaluationPlannerConfig, TaskConfig, evaluate_model, save_evaluation
 from jepakit.cli.runtime import keep_freed_memory
 from jepakit.datamodules.base import EpisodeDataModule
+from jepakit.export.bundle import Bundle, Precision
 from jepakit.planning.evaluation.protocol import EvaluationConfig
 from jepakit.planning.evaluation.report import Evaluation
 from jepakit.zoo import from_pretrained
@@ -27,7 +29,7 @@ from jepakit.zoo.module import WorldModelModule
 class EvaluationSettings:
     """Everything ``evaluate`` reads from the configuration, so that one file serves ``fit`` and ``evaluate``."""
 
-    planner: PlannerConfig
+    planner: EvaluationPlannerConfig
     tasks: TaskConfig
     evaluation: EvaluationConfig
 
@@ -35,7 +37,9 @@ class EvaluationSettings:
 class Trainer(L.Trainer):
     """Lightning's Trainer, with evaluation in the environment."""
 
-    evaluation_settings = EvaluationSettings(planner=PlannerConfig(), tasks=TaskConfig(), evaluation=EvaluationConfig())
+    evaluation_settings = EvaluationSettings(
+        planner=EvaluationPlannerConfig(), tasks=TaskConfig(), evaluation=EvaluationConfig()
+    )
 
     def evaluate(
         self, model: L.LightningModule, datamodule: EpisodeDataModule, weights: str, out: str | None = None
@@ -65,6 +69,51 @@ class Trainer(L.Trainer):
         print(f"wrote {folder}")
         return result
 
+    def export(
+        self,
+        model: L.LightningModule,
+        datamodule: EpisodeDataModule,
+        weights: str,
+        out: str,
+        precision: Precision = "fp32",
+        opset: int = 20,
+        horizon: int | None = None,
+        queries: int = 16,
+        licence: str = "not stated",
+        overwrite: bool = False,
+    ) -> Bundle:
+        """Write a model as a bundle of ONNX graphs for planning without PyTorch, verified against PyTorch.
+
+        Args:
+            model: replaced by the weights, which know their own configuration.
+            datamodule: whose held-out episodes the export is verified on.
+            weights: folder or Hub id of saved weights.
+            out: folder of the bundle.
+            precision: of the matrix products.
+            opset: of ONNX's operators.
+            horizon: most blocks of a plan; by default the planner's.
+            queries: planning problems to verify on; 0 leaves the data alone, for fp32 only.
+            licence: of the weights, for manifest and card.
+            overwrite: replace a bundle that is there.
+        """
+        from jepakit.cli.export import export_model  # needs the extra onnx, which training does not
+
+        bundle = export_model(
+            from_pretrained(weights).model,
+            datamodule,
+            Path(out),
+            planner=self.evaluation_settings.planner,
+            precision=precision,
+            opset=opset,
+            horizon=horizon,
+            queries=queries,
+            licence=licence,
+            overwrite=overwrite,
+        )
+        print(json.dumps(bundle.manifest["verification"], indent=1))
+        print(f"wrote {bundle.folder}")
+        return bundle
+
 
 class App(LightningCLI):
     """The command line; after ``fit`` the weights are saved in the format that ``from_pretrained`` reads."""
@@ -87,19 +136,26 @@ class App(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's subcommands and ours."""
-        return {**LightningCLI.subcommands(), "evaluate": {"model", "datamodule"}}
+        return {**LightningCLI.subcommands(), "evaluate": {"model", "datamodule"}, "export": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The checkpoint callback is always there; ``checkpoint.*`` sets it."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.save_last": True})
-        parser.add_class_arguments(PlannerConfig, "planner")
+        parser.add_class_arguments(EvaluationPlannerConfig, "planner")
         parser.add_class_arguments(TaskConfig, "tasks")
         parser.add_class_arguments(EvaluationConfig, "evaluation")
 
     def before_evaluate(self) -> None:
         """Hand the settings of the configuration to the trainer."""
-        config = self.config_init["evaluate"]
+        self._hand_over("evaluate")
+
+    def before_export(self) -> None:
+        """Hand the settings of the configuration to the trainer."""
+        self._hand_over("export")
+
+    def _hand_over(self, subcommand: str) -> None:
+        config = self.config_init[subcommand]
         assert isinstance(self.trainer, Trainer)
         self.trainer.evaluation_settings = EvaluationSettings(
             planner=config["planner"], tasks=config["tasks"], evaluation=config["evaluation"]
