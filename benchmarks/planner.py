@@ -111,8 +111,9 @@ def variants(bench: Benchmark, plain: PlainLeWM, ours: LeWMModel, folder: Path) 
 
 
 def paper_size(bench: Benchmark, folder: Path, peak: float) -> None:
-    """The four ways to plan with paper-size LeWM."""
-    plain, ours = make_pair(LeWMConfig(), gates=GATES)
+    """The four ways to plan with paper-size LeWM; one layer of each part with ``--quick``."""
+    config = LeWMConfig(vit_depth=1, predictor_depth=1) if bench.quick else LeWMConfig()
+    plain, ours = make_pair(config, gates=GATES)
     plain, ours = plain.eval(), bounded(ours.eval())
     calls = variants(bench, plain, ours, folder)
     naive, same = calls["naive, PyTorch"](), calls["ours, PyTorch"]()
