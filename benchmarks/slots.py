@@ -49,7 +49,7 @@ def train(model: CJEPAModel, data: Collisions, steps: int, lr: float = 1e-3) -> 
     for step, batch in enumerate(itertools.islice(batches, steps)):
         for group in optimizer.param_groups:
             group["lr"] = lr * warmup_cosine(step, steps=steps, warmup_fraction=0.05)
-        loss = model.objects.losses(model.normalise_frames(batch["pixels"])).total
+        loss = model.objects.losses(model.normalise_frames(batch["pixels"]), step).total
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.objects.parameters(), 1.0)
@@ -65,7 +65,7 @@ def score(model: CJEPAModel, data: Collisions, picture: Path) -> dict[str, float
     model.eval()
     results = []
     for batch in data.val_dataloader():
-        losses = model.objects.losses(model.normalise_frames(batch["pixels"]))
+        losses = model.objects.losses(model.normalise_frames(batch["pixels"]), step=0)
         found = losses.outputs["masks"].argmax(dim=2)
         scores = [foreground_ari(batch["mask"], found), mean_best_overlap(batch["mask"], found)]
         results.append(torch.stack([*scores, losses.total.double().expand(len(found))]))

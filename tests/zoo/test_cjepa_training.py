@@ -90,7 +90,6 @@ def test_a_frozen_encoder_is_deterministic_in_training_too(data, tmp_path):
     trained = module.train().losses(batch).outputs["latents"]
     assert module.model.objects.slots.training
     assert torch.equal(trained, module.eval().encode(batch))
-    assert not torch.equal(trained, module.train().encode(batch))
 
 
 @pytest.mark.parametrize("stop", [2, 4])

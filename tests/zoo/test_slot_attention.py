@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jepakit.zoo.layers.slot_attention import SlotAttention, SlotAutoencoder
+from jepakit.zoo.layers.slot_attention import SlotAttention, SlotAutoencoder, spread
 from jepakit.zoo.layers.slot_decoders import BroadcastDecoder, SlotMixer, SoftPositions
 from jepakit.zoo.layers.slot_features import FeatureSlotAutoencoder, temporal_similarity
 
@@ -42,12 +42,35 @@ def test_slots_are_exchangeable_and_positions_without_order():
 
 
 @torch.no_grad()
-def test_evaluation_repeats_itself_and_training_does_not():
+def test_a_clip_is_encoded_by_itself_in_training_and_evaluation_alike():
     model, frames = tiny(), random(2, 3, 3, 16, 16)
-    assert not torch.equal(model.encode(frames), model.encode(frames))
-    model.eval()
-    assert torch.equal(model.encode(frames), model.encode(frames))
-    torch.testing.assert_close(model.encode(frames[1:]), model.encode(frames)[1:])
+    trained = model.encode(frames)
+    torch.testing.assert_close(model.eval().encode(frames[1:]), trained[1:])
+
+
+def test_only_the_last_iteration_teaches_and_it_teaches_the_start():
+    torch.manual_seed(0)
+    layer, inputs = SlotAttention(6, 5, hidden=7), random(2, 9, 6)
+    start = random(2, 3, 5, seed=1).requires_grad_()
+    with torch.no_grad():
+        before = layer(inputs, start, iterations=2)
+    learned = layer(inputs, start, iterations=3, learn_start=True)
+    torch.testing.assert_close(learned, layer(inputs, start, iterations=3))
+    (slope,) = torch.autograd.grad(learned.square().sum(), start)
+    last = before.requires_grad_()
+    (expected,) = torch.autograd.grad(layer(inputs, last, iterations=1).square().sum(), last)
+    torch.testing.assert_close(slope, expected)
+
+
+def test_an_object_that_two_slots_share_is_spread_wider():
+    one, two = torch.zeros(2, 1, 2, 3, 4, 4)
+    for masks, slots in ((one, (1, 1)), (two, (1, 2))):
+        masks[0, :, 0] = 1
+        for row, slot in enumerate(slots):  # a 2 × 2 object, whole or in halves
+            masks[0, :, 0, row, :2] = 0
+            masks[0, :, slot, row, :2] = 1
+    torch.testing.assert_close(spread(one), torch.tensor((12 / 16) ** 0.5 + (4 / 16) ** 0.5 + 0.01), atol=1e-3, rtol=0)
+    torch.testing.assert_close(spread(two), torch.tensor((12 / 16) ** 0.5 + 2 * (2 / 16) ** 0.5), atol=1e-3, rtol=0)
 
 
 @torch.no_grad()
@@ -94,6 +117,7 @@ def test_losses_are_the_error_of_what_is_returned_and_reach_every_parameter():
     losses = model.losses(frames)
     pictures, masks = model.decode(losses.outputs["slots"])
     torch.testing.assert_close(losses.total, F.mse_loss(pictures, frames))
+    torch.testing.assert_close(model.losses(frames, merging=0.5).total, losses.total + 0.5 * spread(masks))
     torch.testing.assert_close(losses.outputs["masks"], masks)
     losses.total.backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())

@@ -16,7 +16,8 @@ class CJEPAConfig(WorldModelConfig):
     """C-JEPA as its authors train it on Push-T; ``nano()`` is for a CPU.
 
     ``encoder`` says where slots come from. ``slot_attention`` finds them in the frames: it is trained for the first
-    ``encoder_steps`` steps and frozen then. ``oracle`` takes true states: ``oracle_objects`` lists, for every slot, the
+    ``encoder_steps`` steps and frozen then; ``slot_merging`` is the weight of what makes it give up slots that share an
+    object. ``oracle`` takes true states: ``oracle_objects`` lists, for every slot, the
     columns of ``state`` that describe its object, ``oracle_angles`` which columns are angles in radians. ``features``
     takes slots extracted elsewhere, (``slots``, ``slot_dim``) per frame.
 
@@ -35,6 +36,7 @@ class CJEPAConfig(WorldModelConfig):
     slot_channels: int = 32
     slot_hidden: int = 128
     slot_iterations: int = 3
+    slot_merging: float = 0.1
     oracle_objects: tuple[tuple[int, ...], ...] = ()
     oracle_angles: tuple[int, ...] = ()
 
@@ -63,7 +65,11 @@ class CJEPAConfig(WorldModelConfig):
                 f"mask_count: found {list(self.mask_count)}, expected 0 <= fewest <= most < slots, {self.slots}: at "
                 "least one slot must stay visible; mask fewer or add slots"
             )
-        for name, top in (("dropout", self.dropout), ("short_share", self.short_share)):
+        for name, top in (
+            ("dropout", self.dropout),
+            ("short_share", self.short_share),
+            ("slot_merging", self.slot_merging),
+        ):
             if not 0.0 <= top < 1.0:
                 raise ValueError(f"{name}: found {top}, expected 0 <= {name} < 1")
         if self.encoder == "oracle":

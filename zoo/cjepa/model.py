@@ -152,7 +152,7 @@ class CJEPAModel(WorldModel):
         self.check_batch(batch)
         config = self.config
         if not self.objects.trained:
-            return self.objects.losses(self._prepare(batch))
+            return self.objects.losses(self._prepare(batch), step)
         z = self._join_proprio(self.objects.frozen(self._prepare(batch)), batch)
         a = self.embed_actions(batch["action"][:, : -config.future])
         generator = step_generator(config.seed, step)

@@ -57,10 +57,8 @@ class ObjectEncoder(nn.Module):
 
     @torch.no_grad()
     def frozen(self, given: Tensor) -> Tensor:
-        """As ``forward``, without gradients and, in train mode too, from the same noise every time."""
-        mode = self.training
-        slots: Tensor = self.eval()(given)
-        self.train(mode)
+        """As ``forward``, without gradients."""
+        slots: Tensor = self(given)
         return slots
 
     def check(self, observation: Mapping[str, Tensor]) -> Tensor:
@@ -88,10 +86,18 @@ class ObjectEncoder(nn.Module):
                 "and slot_dim in the model's config"
             )
 
-    def losses(self, frames: Tensor) -> Losses:
-        """What trains Slot Attention on normalised frames (B, T, 3, h, w): their reconstruction."""
+    def losses(self, frames: Tensor, step: int) -> Losses:
+        """What trains Slot Attention on normalised frames (B, T, 3, h, w): their reconstruction.
+
+        Slots that share an object are made to merge for a while, once they have found something and before masks are
+        to be exact: ``config.slot_merging`` rises from 1/6 to 1/3 of the steps and falls to 0 from 1/2 to 3/4. In
+        evaluation there is no such term.
+        """
         assert isinstance(self.slots, SlotAutoencoder)
-        found = self.slots.losses(frames)
+        done = step / max(1, self.config.pretrain_steps)
+        rise, fall = 6 * done - 1, 3 - 4 * done
+        share = min(1.0, max(0.0, min(rise, fall))) if self.training else 0.0
+        found = self.slots.losses(frames, merging=share * self.config.slot_merging)
         outputs = {
             "latents": found.outputs["slots"],
             **{name: found.outputs[name] for name in ("reconstruction", "masks")},

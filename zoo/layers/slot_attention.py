@@ -6,7 +6,6 @@ channels, h, w picture size. Symbols as in the paper's algorithm 1: q, k, v proj
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 
 import torch
@@ -20,6 +19,7 @@ from jepakit.zoo.layers.slot_decoders import PATCH, BroadcastDecoder, SoftPositi
 _EPSILON = 1e-8
 _SHARPNESS = 4.0
 _MEMORY = 100  # batches
+_LEAST_SHARE = 1e-4  # of a clip's pixels: the slope of a square root is infinite at 0
 
 
 class SlotAttention(nn.Module):
@@ -39,11 +39,18 @@ class SlotAttention(nn.Module):
         with torch.no_grad():
             self.to_q.weight.mul_(_SHARPNESS)  # slots must differ from the start to become different
 
-    def forward(self, inputs: Tensor, slots: Tensor, *, iterations: int) -> Tensor:
-        """Update slots (M, N, D) ``iterations`` times from inputs (M, L, C)."""
+    def forward(self, inputs: Tensor, slots: Tensor, *, iterations: int, learn_start: bool = False) -> Tensor:
+        """Update slots (M, N, D) ``iterations`` times from inputs (M, L, C).
+
+        With ``learn_start`` only the last iteration has gradients, and it hands them to ``slots`` as if these had come
+        to it unchanged: what slots start from is learned (BO-QSA, arXiv 2210.08990, section 3.2).
+        """
         k, v = self.to_kv(self.input_norm(inputs)).chunk(2, dim=-1)
         k = k * k.shape[-1] ** -0.5
-        for _ in range(iterations):
+        start, taught = slots, learn_start and self.training and torch.is_grad_enabled()
+        for iteration in range(iterations):
+            if taught and iteration == iterations - 1:
+                slots = slots.detach() + start - start.detach()
             q = self.to_q(self.slot_norm(slots))
             attention = (q @ k.transpose(1, 2)).softmax(dim=1) + _EPSILON
             updates = (attention / attention.sum(dim=2, keepdim=True)) @ v
@@ -55,15 +62,12 @@ class SlotAttention(nn.Module):
 class SlotEncoder(nn.Module):
     """Slots of a clip, carried from frame to frame; subclasses say what they are made of and must give back.
 
-    Slots start from a Gaussian with learned mean and scale: in training from fresh noise, in evaluation from one
-    fixed draw of it (the buffer ``start_noise``), so that encoding is deterministic and can be exported. Which slot
-    takes which object is arbitrary either way. Later frames start from the slots of the frame before, so that an
-    object keeps its slot, and need fewer iterations.
+    Every slot has a start of its own, which is learned: slots that start alike would have to part before they can find
+    anything, and some never do. Which slot takes which object is arbitrary all the same. Later frames start from the
+    slots of the frame before, so that an object keeps its slot, and need fewer iterations.
 
     ``front`` turns the clip's frames (M, …) into inputs (M, L, ``width_in``).
     """
-
-    start_noise: Tensor
 
     def __init__(
         self,
@@ -80,22 +84,16 @@ class SlotEncoder(nn.Module):
         self.iterations, self.later_iterations = iterations, later_iterations
         self.front = front
         self.attention = SlotAttention(width_in, slot_dim, hidden=hidden)
-        self.start_mean = nn.Parameter(torch.zeros(slot_dim))
-        self.start_log_scale = nn.Parameter(torch.full((slot_dim,), math.log(0.1)))
-        noise = torch.randn(slots, slot_dim, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("start_noise", noise)
+        self.start = nn.Parameter(torch.randn(slots, slot_dim))
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, T, …) to slots (B, T, N, D)."""
         inputs = self.front(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        noise = self.start_noise.expand(frames.shape[0], -1, -1)
-        if self.training:
-            noise = torch.randn_like(noise)
-        slots = self.start_mean + self.start_log_scale.exp() * noise
+        slots = self.start.expand(frames.shape[0], -1, -1)
         found = []
         for index in range(frames.shape[1]):
             iterations = self.later_iterations if index else self.iterations
-            slots = self.attention(inputs[:, index], slots, iterations=iterations)
+            slots = self.attention(inputs[:, index], slots, iterations=iterations, learn_start=index == 0)
             found.append(slots)
         return torch.stack(found, dim=1)
 
@@ -149,8 +147,8 @@ class SlotAutoencoder(SlotEncoder):
         pictures = pictures + self.mean_colour
         return pictures.unflatten(0, slots.shape[:2]), masks.unflatten(0, slots.shape[:2])
 
-    def losses(self, frames: Tensor) -> Losses:
-        """Mean squared error of the reconstructed frames, all pixels alike.
+    def losses(self, frames: Tensor, *, merging: float = 0.0) -> Losses:
+        """Mean squared error of the reconstructed frames, all pixels alike, plus ``merging`` · ``spread`` of the masks.
 
         In training, ``mean_colour`` follows the frames: learning it by gradient would spoil the decoder's start.
         """
@@ -161,11 +159,22 @@ class SlotAutoencoder(SlotEncoder):
         slots = self.encode(frames)
         reconstruction, masks = self.decode(slots)
         error = F.mse_loss(reconstruction, frames)
+        scattered = spread(masks)
         return Losses(
-            total=error,
-            terms={"reconstruction": error},
+            total=error + merging * scattered,
+            terms={"reconstruction": error, "spread": scattered},
             outputs={"slots": slots, "reconstruction": reconstruction, "masks": masks},
         )
+
+
+def spread(masks: Tensor) -> Tensor:
+    """Σ over slots of √(share of a clip's pixels), the mean over clips of masks (B, T, N, h, w).
+
+    It grows when an object is split between slots and falls when a slot is given up; the picture that is rebuilt may
+    be the same either way. It also falls with the area of objects, so masks shrink a little.
+    """
+    share = masks.mean(dim=(1, 3, 4))
+    return (share + _LEAST_SHARE).sqrt().sum(dim=1).mean()
 
 
 class PictureFront(nn.Module):
