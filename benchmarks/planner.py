@@ -104,7 +104,7 @@ def variants(bench: Benchmark, plain: PlainLeWM, ours: LeWMModel, folder: Path) 
     except VerificationError as error:
         bench.row(case="int8 refused", reason=str(error))
     else:
-        bench.row(case="int8 accepted", **bundle.manifest["verification"]["in_int8"]["planning"])
+        bench.row(case="int8 accepted", **bundle.manifest["verification"]["int8"]["planning"])
         low = OnnxBackend(bundle, threads=THREADS)
         calls["ours, ONNX Runtime, int8"] = lambda: problem.score(low)
     return calls
