@@ -51,6 +51,8 @@ class TorchBackend:
             order of summation, and with it the last digits, then depend on the batch.
         threads: PyTorch's threads while the model runs; by default as they are. Operations of a nano model are too
             small to share, and on a busy machine threads that wait for each other cost many times what they save.
+        compiled: compile the imagination with ``torch.compile``; on a GPU it is then replayed as a CUDA graph. The
+            first call of every shape takes from seconds to minutes, and sums may be taken in another order.
 
     """
 
@@ -63,6 +65,7 @@ class TorchBackend:
         candidates_per_call: int = 512,
         environments_per_call: int = 1,
         threads: int | None = None,
+        compiled: bool = False,
     ) -> None:
         for name, value in (
             ("candidates_per_call", candidates_per_call),
@@ -82,6 +85,9 @@ class TorchBackend:
         self.threads = threads
         self.readout = None if readout is None else readout.to(self.device).eval()
         self.spec = self._spec()
+        self._fast_step = self._step
+        if compiled:
+            self._fast_step = torch.compile(self._step, mode="reduce-overhead" if self.device.type == "cuda" else None)
 
     def encode(self, frames: Frames, proprio: Array | None = None) -> Array:
         """See :class:`jepakit.planning.Backend`."""
@@ -128,11 +134,18 @@ class TorchBackend:
             for start in range(0, candidates.shape[1], self.candidates_per_call):
                 place = rows, slice(start, start + self.candidates_per_call)
                 actions = self._tensor(candidates[place]).requires_grad_(gradients)
-                predicted = self.model.rollout(*context, actions)
-                # To the cost, a step of a candidate is just one more prediction: (B, S·K, N, D).
-                distance = self.model.goal_cost(predicted.flatten(1, 2), target).view(predicted.shape[:3])
-                readout = None if self.readout is None else self.readout(predicted)
+                step = self._step if gradients else self._fast_step
+                distance, readout = step(*context, actions, target)
                 yield _Piece(place=place, actions=actions, distance=distance, readout=readout)
+
+    def _step(
+        self, history: Tensor, past_actions: Tensor, candidates: Tensor, goal: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Imagine candidates; distances (B, S, K) and what is read off the latents (B, S, K, Q)."""
+        predicted = self.model.rollout(history, past_actions, candidates)
+        # To the cost, a step of a candidate is just one more prediction: (B, S·K, N, D).
+        distance = self.model.goal_cost(predicted.flatten(1, 2), goal).view(predicted.shape[:3])
+        return distance, None if self.readout is None else self.readout(predicted)
 
     def _scores(self, candidates: Array, pieces: Iterable[_Piece]) -> Scores:
         distance = np.empty(candidates.shape[:3], np.float32)

@@ -1,3 +1,4 @@
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -97,6 +98,19 @@ def test_scores_are_the_models_goal_cost_after_every_block(model, query, history
     np.testing.assert_allclose(found, np.stack(expected, axis=-1), rtol=1e-5)
     spread = found.std(axis=1) / found.mean(axis=1)
     assert spread.min() > 1e-3, "costs that do not depend on the actions prove nothing"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch.compile's own
+def test_compiled_imagination_gives_the_same_scores():
+    model = fill(LeWMModel(dataclasses.replace(config("cnn"), predictor_depth=1)))  # compiling takes long enough
+    rng = np.random.default_rng(0)
+    shapes = ((1, 1, 1, 12), (1, 0, WIDTH), (1, 20, 1, WIDTH), (1, 1, 12))
+    arguments = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    compiled = TorchBackend(model, compiled=True)
+    expected = TorchBackend(model).score(*arguments).distance
+    np.testing.assert_allclose(compiled.score(*arguments).distance, expected, rtol=1e-4)
+    _, pull_back = compiled.differentiate(*arguments)
+    assert np.abs(pull_back(np.ones_like(expected), None)).max() > 0  # gradients do without
 
 
 def test_encodings_and_scores_are_bit_identical_whatever_the_batch(model, query):
