@@ -3,7 +3,8 @@
 An *iteration* scores 300 candidates of 5 blocks from one frame in one environment; a plan is 30 of them and the
 encoding of one frame. The naive loop embeds all actions and predicts from the whole context (12 frames per candidate)
 at every step; ours computes the same numbers. Variants take turns, iteration by iteration. int8 and the small search
-budget change the numbers: int8 is gated by the export's own verification, the budget by ``benchmarks/pareto.py``.
+budget change the numbers: int8 is gated by the export's own verification; what the budget costs in success is for
+``benchmarks/pareto.py``.
 
 Weights are random, with the spread of the actions' modulation at 0.1, so that costs depend on actions.
 """
@@ -153,7 +154,7 @@ def paper_size(bench: Benchmark, folder: Path, peak: float) -> None:
 
 
 def fast_planner() -> PlannerConfig:
-    """The smallest budget that ``benchmarks/pareto.py`` found good enough."""
+    """The small budget, for whose success see ``benchmarks/pareto.py``."""
     values = yaml.safe_load(FAST.read_text())["planner"]
     return PlannerConfig.parse({name: value for name, value in values.items() if name != "threads"}, where=str(FAST))
 
