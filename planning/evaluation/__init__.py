@@ -5,8 +5,9 @@ Needs NumPy only. Names are imported when first used.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from jepakit.lazy import lazy
 
 if TYPE_CHECKING:
     from jepakit.planning.evaluation.latency import Latency as Latency
@@ -25,19 +26,15 @@ if TYPE_CHECKING:
     from jepakit.planning.evaluation.report import PolicyResult as PolicyResult
     from jepakit.planning.evaluation.statistics import wilson_interval as wilson_interval
 
-_HOMES = {
-    "latency": ("Latency", "measure_latency"),
-    "loop": ("Environment", "Outcome", "Recording", "Run", "run_policy"),
-    "manifest": ("Manifest", "Task", "draw_tasks"),
-    "protocol": ("EvaluationConfig", "evaluate"),
-    "report": ("Evaluation", "PolicyResult"),
-    "statistics": ("wilson_interval",),
-}
-_MODULES = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
-__all__ = sorted(_MODULES)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "latency": ("Latency", "measure_latency"),
+        "loop": ("Environment", "Outcome", "Recording", "Run", "run_policy"),
+        "manifest": ("Manifest", "Task", "draw_tasks"),
+        "protocol": ("EvaluationConfig", "evaluate"),
+        "report": ("Evaluation", "PolicyResult"),
+        "statistics": ("wilson_interval",),
+    },
+)
+__all__ = __dir__()
