@@ -74,9 +74,12 @@ def engines(bench: Benchmark, model: WorldModel, data: EpisodeDataModule, folder
     """The model behind every engine, one thread each; int8 only if the export's verification lets it pass."""
     found: dict[str, Backend] = {ENGINES[0]: TorchBackend(model, threads=1)}
     queries = draw_queries(model, data, count=4 if bench.quick else 16, ahead=HORIZON)
+    planner = PlannerConfig.parse(settings("cem", 128, 6, elites=16), where="verification")
     for name, precision in zip(ENGINES[1:], ("fp32", "int8"), strict=True):
         try:
-            bundle = export_bundle(model, folder / precision, horizon=HORIZON, precision=precision, queries=queries)
+            bundle = export_bundle(
+                model, folder / precision, horizon=HORIZON, precision=precision, planner=planner, queries=queries
+            )
         except VerificationError as error:
             bench.row(case=f"{name} refused", reason=str(error))
         else:
