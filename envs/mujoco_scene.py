@@ -11,6 +11,7 @@ import copy
 import ctypes.util
 import os
 import sys
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -145,9 +146,9 @@ class MujocoEnv(GoalEnv):
         """Put the simulator into ``state`` ``(Q + V,)``."""
         self._place(self._data, self.check_state(state))
 
+    @abstractmethod
     def control(self, action: NDArray[np.float64]) -> NDArray[np.float64]:
         """Translate an action into the model's controls; the kinematics of ``self._data`` are up to date."""
-        raise NotImplementedError
 
     def advance(self, action: NDArray[Any]) -> None:
         """Apply one action for ``substeps`` simulator steps; raises ``ValueError`` for a bad action."""

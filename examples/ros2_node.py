@@ -112,12 +112,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--budget", type=int, help="actions to a goal, where the planner's horizon shrinks")
     options = parser.parse_args(arguments)
     bundle = Bundle.open(options.bundle)
-    if bundle.planner_config is None:
-        parser.error("this bundle has no planner settings; export it with a configuration that has a section 'planner'")
     config = ControlConfig(
         period=1 / options.rate, stop_action=tuple(float(number) for number in options.stop_action.split(","))
     )
-    loop = ControlLoop(bundle.planner_config.policy(open_backend(options.bundle, engine=options.engine)), config)
+    loop = ControlLoop(bundle.policy(open_backend(bundle, engine=options.engine)), config)
     rclpy.init()
     node = rclpy.create_node("jepa_planner")
     planner = PlannerNode(node, loop, budget=options.budget)

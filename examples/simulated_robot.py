@@ -35,9 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
 
     bundle = Bundle.open(options.bundle)
-    if bundle.planner_config is None:
-        parser.error("this bundle has no planner settings; export it with a configuration that has a section 'planner'")
-    backend = open_backend(options.bundle, engine=options.engine)
+    policy = bundle.policy(open_backend(bundle, engine=options.engine))
     robot = TwoRoom(image_size=bundle.spec.image_size)
     start, goal = draw_task(robot, np.random.default_rng(options.seed))
     robot.reset(options={"state": goal})
@@ -46,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     # Actions are velocities here: zeros are standing still.
     config = ControlConfig(period=1 / options.rate, stop_action=(0.0, 0.0))
-    loop = ControlLoop(bundle.planner_config.policy(backend), config)
+    loop = ControlLoop(policy, config)
     loop.start(goal_picture, proprio=goal_proprio, budget=options.steps, seed=options.seed)
     arrived: list[int] = []
     done = 0

@@ -15,12 +15,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from jepakit.planning.backend import PlannerSpec
 from jepakit.planning.settings import PlannerConfig
+
+if TYPE_CHECKING:
+    from jepakit.planning.backend import Backend
+    from jepakit.planning.mpc import MPCPolicy
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -139,6 +143,16 @@ class Bundle:
         """Return the planner settings that travel with the model, if any do."""
         plain = self.manifest["planner"]
         return None if plain is None else PlannerConfig.parse(plain, where=f"{self.folder / MANIFEST}: planner")
+
+    def policy(self, backend: Backend) -> MPCPolicy:
+        """Build the policy of the settings that travel with the model; ``ValueError`` if none do."""
+        config = self.planner_config
+        if config is None:
+            raise ValueError(
+                f"{self.folder / MANIFEST}: planner: found no settings, expected those the model was evaluated with; "
+                "export it with a configuration that has a section 'planner', or use PlannerConfig(...).policy(backend)"
+            )
+        return config.policy(backend)
 
     @property
     def precision(self) -> Precision:

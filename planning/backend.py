@@ -88,6 +88,30 @@ class PlannerSpec:
         """Return the action-block width A = F·C."""
         return self.frame_skip * self.action_dim
 
+    def check_frames(self, frames: Frames, proprio: Array | None) -> None:
+        """Raise ``ValueError`` unless the encoder takes ``frames (B, T, h, w, 3)`` and ``proprio (B, T, P)``."""
+        side = self.image_size
+        if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[2:] != (side, side, 3):
+            raise ValueError(
+                f"frames: found {frames.dtype} of shape {frames.shape}, expected uint8 of shape "
+                f"(B, T, {side}, {side}, 3): render or resize them to the model's image size"
+            )
+        if self.whole_history and not 1 <= frames.shape[1] <= self.history:
+            raise ValueError(
+                f"frames: found {frames.shape[1]} at once, expected 1 to {self.history} (the trained history)"
+            )
+        if self.proprio:
+            expected, found = (*frames.shape[:2], self.proprio), "nothing"
+            if proprio is not None:
+                found = f"{proprio.dtype} of shape {proprio.shape}"
+            if proprio is None or proprio.shape != expected or proprio.dtype != np.float32:
+                raise ValueError(
+                    f"proprio: found {found}, expected float32 of shape {expected}: this model takes the robot's "
+                    "proprioception beside every frame, of the goal too"
+                )
+            if not np.isfinite(proprio).all():
+                raise ValueError("proprio: found NaN or infinite values, expected finite ones")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:

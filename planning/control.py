@@ -136,7 +136,7 @@ class ControlLoop:
     next good frame it plans anew, as at the start. Actions are clipped to the model's action bounds.
 
     Args:
-        policy: what plans, for example ``bundle.planner_config.policy(backend)``.
+        policy: what plans, for example ``bundle.policy(backend)``.
         config: rate and safe behaviour.
         clock: seconds that never go back; frames are stamped with the same clock. The default is what the solvers
             compare their deadline with.

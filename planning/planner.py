@@ -84,24 +84,12 @@ class Planner:
     def encode(self, frames: Frames, proprio: Array | None = None) -> Array:
         """Return latents ``(B, T, N, D)`` of ``(B, T, h, w, 3)`` and, where the model takes it, ``proprio (B, T, P)``.
 
-        Raises ``ValueError`` unless frames are uint8 of the model's size and proprioception is there when wanted.
+        Raises ``ValueError`` unless they fit the model, see ``PlannerSpec.check_frames``.
         """
-        side = self.backend.spec.image_size
-        if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[2:] != (side, side, 3):
-            raise ValueError(
-                f"frames: found {frames.dtype} of shape {frames.shape}, expected uint8 of shape "
-                f"(B, T, {side}, {side}, 3): render or resize them to the model's image size"
-            )
-        wanted = self.backend.spec.proprio
-        if not wanted:
-            return self.backend.encode(frames)
-        found = None if proprio is None else proprio.shape
-        if proprio is None or found != (*frames.shape[:2], wanted):
-            raise ValueError(
-                f"proprio: found {found}, expected shape {(*frames.shape[:2], wanted)}: this model takes the robot's "
-                "proprioception beside every frame, of the goal too"
-            )
-        return self.backend.encode(frames, np.asarray(proprio, np.float32))
+        spec = self.backend.spec
+        felt = np.asarray(proprio, np.float32) if spec.proprio and proprio is not None else None
+        spec.check_frames(frames, felt)
+        return self.backend.encode(frames, felt)
 
     def encode_goal(self, frames: Frames, proprio: Array | None = None) -> Array:
         """Return latents ``(B, N, D)`` of goal pictures ``(B, h, w, 3)`` (and ``proprio`` ``(B, P)`` at the goal)."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from jepakit.plain import parse
 from jepakit.planning.backend import Backend, PlannerSpec
 from jepakit.planning.cem import CEM, CEMConfig
 from jepakit.planning.gradient import Gradient, GradientConfig
@@ -15,7 +16,6 @@ from jepakit.planning.mpc import MPCConfig, MPCPolicy
 from jepakit.planning.mppi import MPPI, MPPIConfig
 from jepakit.planning.objective import GoalDistance, Objective, Steps, WeightedSum, check_steps
 from jepakit.planning.penalties import ActionPenalty, SmoothnessPenalty, Units
-from jepakit.planning.plain import parse
 from jepakit.planning.planner import Planner
 from jepakit.planning.random_shooting import RandomShooting, RandomShootingConfig
 from jepakit.planning.solver import Solver

@@ -1,34 +1,79 @@
 """What every engine does around its calls: check what comes in, pad short plans, cut large calls into pieces.
 
 Needs NumPy only. Shapes: B environments, T frames, H history frames, N latent tokens per frame, D latent width, S
-candidates, K horizon in blocks, A action-block width, P proprio width, h and w pixels.
+candidates, K horizon in blocks, A action-block width, P proprio width, Q quantities of a readout, h and w pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from jepakit.planning.backend import Frames, PlannerSpec
+from jepakit.export.bundle import Graph, encoder_name, score_name
+from jepakit.planning.backend import Frames, PlannerSpec, Scores
 from jepakit.planning.solver import Array
 
-
-def check_frames(spec: PlannerSpec, frames: Frames, proprio: Array | None) -> None:
-    """Raise ``ValueError`` unless ``frames`` (B, T, h, w, 3) and ``proprio`` (B, T, P) are what the encoder takes."""
-    side = spec.image_size
-    if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[2:] != (side, side, 3):
-        raise ValueError(
-            f"frames: found {frames.dtype} of shape {frames.shape}, expected uint8 of shape (B, T, {side}, {side}, 3): "
-            "render or resize them to the model's image size"
-        )
-    if spec.whole_history and not 1 <= frames.shape[1] <= spec.history:
-        raise ValueError(f"frames: found {frames.shape[1]} at once, expected 1 to {spec.history} (the trained history)")
-    if spec.proprio:
-        _check("proprio", proprio, (*frames.shape[:2], spec.proprio))
+Tensors = Mapping[str, NDArray[Any]]
+Call = Callable[[Tensors], dict[str, NDArray[Any]]]
 
 
-def check_score(spec: PlannerSpec, history: Array, past_actions: Array, candidates: Array, goal: Array) -> None:
+class GraphBackend(ABC):
+    """A :class:`jepakit.planning.Backend` whose work is done by the graphs of a bundle, whatever runs them."""
+
+    spec: PlannerSpec
+
+    @abstractmethod
+    def run(self, graph: str, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Return the outputs of a graph by name."""
+
+    def encode(self, frames: Frames, proprio: Array | None = None) -> Array:
+        """See :class:`jepakit.planning.Backend`."""
+        self.spec.check_frames(frames, proprio)
+        batch, count = frames.shape[:2]
+        together = count if self.spec.whole_history else 1  # frames that a call sees of one environment
+        inputs: dict[str, NDArray[Any]] = {"pixels": frames.reshape(-1, together, *frames.shape[2:])}
+        if self.spec.proprio:
+            assert proprio is not None
+            inputs["proprio"] = proprio.reshape(-1, together, self.spec.proprio)
+        latents = self.run(encoder_name(self.spec, together), inputs)["latents"]
+        return latents.reshape(batch, count, *latents.shape[2:])
+
+    def score(self, history: Array, past_actions: Array, candidates: Array, goal: Array) -> Scores:
+        """See :class:`jepakit.planning.Backend`; the distance is the model's own."""
+        _check_score(self.spec, history, past_actions, candidates, goal)
+        inputs = {"history": history, "candidates": _padded(self.spec, candidates), "goal": goal}
+        if history.shape[1] > 1:
+            inputs["past_actions"] = past_actions
+        found = self.run(score_name(history.shape[1]), inputs)
+        steps = slice(candidates.shape[2])
+        readout = found["readout"][:, :, steps] if self.spec.readout else None
+        return Scores(distance=found["distance"][:, :, steps], readout=readout)
+
+
+def in_pieces(graph: Graph, inputs: Tensors, most: Mapping[str, int], call: Call) -> dict[str, NDArray[Any]]:
+    """Answer ``call(inputs)`` by calls with at most ``most[letter]`` rows along the axis of each shape letter."""
+    tensors = {**graph.inputs, **graph.outputs}
+    for letter, limit in most.items():
+        axes = {name: tensor.shape.index(letter) for name, tensor in tensors.items() if letter in tensor.shape}
+        count = next((inputs[name].shape[axis] for name, axis in axes.items() if name in inputs), 0)
+        if count > limit:
+            parts = []
+            for start in range(0, count, limit):
+                some = slice(start, start + limit)
+                piece = {
+                    name: array[(slice(None),) * axes[name] + (some,)] if name in axes else array
+                    for name, array in inputs.items()
+                }
+                parts.append(in_pieces(graph, piece, most, call))
+            return {name: np.concatenate([part[name] for part in parts], axes[name]) for name in graph.outputs}
+    return call(inputs)
+
+
+def _check_score(spec: PlannerSpec, history: Array, past_actions: Array, candidates: Array, goal: Array) -> None:
     """Raise ``ValueError`` unless the arguments of ``Backend.score`` have fitting shapes and finite values."""
     frames = history.shape[1] if history.ndim == 4 else 0
     if not 1 <= frames <= spec.history:
@@ -50,7 +95,7 @@ def check_score(spec: PlannerSpec, history: Array, past_actions: Array, candidat
         )
 
 
-def padded(spec: PlannerSpec, candidates: Array) -> Array:
+def _padded(spec: PlannerSpec, candidates: Array) -> Array:
     """Return candidates (B, S, K, A) of exactly the exported horizon, continued with the mean action.
 
     What comes after a block does not change what is imagined up to it, so the first K steps of the answer are exact.
@@ -61,12 +106,6 @@ def padded(spec: PlannerSpec, candidates: Array) -> Array:
         return candidates
     rest = np.broadcast_to(spec.action_mean, (*candidates.shape[:2], missing, spec.block_width))
     return np.concatenate([candidates, rest], axis=2)
-
-
-def pieces(count: int, at_once: int) -> Iterator[slice]:
-    """Cut ``count`` rows into slices of ``at_once``; the last may be shorter."""
-    for start in range(0, count, at_once):
-        yield slice(start, min(start + at_once, count))
 
 
 def _check(name: str, array: Array | None, shape: tuple[int, ...]) -> None:

@@ -1,22 +1,15 @@
-"""The planner's backend on ONNX Runtime. Needs NumPy and onnxruntime.
-
-Shapes: B environments, T frames, H history frames, N latent tokens per frame, D latent width, S candidates, K horizon
-in blocks, A action-block width, P proprio width, Q quantities of a readout, h and w pixels.
-"""
+"""The planner's backend on ONNX Runtime. Needs NumPy and onnxruntime."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from jepakit.export.bundle import Bundle, encoder_name, score_name
-from jepakit.export.runtime.calls import check_frames, check_score, padded, pieces
-from jepakit.planning.backend import Frames, Scores
-from jepakit.planning.solver import Array
+from jepakit.export.bundle import Bundle
+from jepakit.export.runtime.calls import GraphBackend, Tensors, in_pieces
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -24,7 +17,7 @@ _REMEDY = "install onnxruntime-gpu for this machine's CUDA in place of onnxrunti
 _ERRORS_ONLY = 3
 
 
-class OnnxBackend:
+class OnnxBackend(GraphBackend):
     """A bundle on ONNX Runtime as a :class:`jepakit.planning.Backend`. All its graphs are loaded at once.
 
     Args:
@@ -63,45 +56,16 @@ class OnnxBackend:
         options = _options(threads)
         self._sessions = {name: _session(self.bundle.path(name), options, provider) for name in self.bundle.graphs}
 
-    def encode(self, frames: Frames, proprio: Array | None = None) -> Array:
-        """See :class:`jepakit.planning.Backend`."""
-        check_frames(self.spec, frames, proprio)
-        batch, count = frames.shape[:2]
-        together = count if self.spec.whole_history else 1  # frames that a call sees of one environment
-        inputs: dict[str, NDArray[Any]] = {"pixels": frames.reshape(-1, together, *frames.shape[2:])}
-        if self.spec.proprio:
-            assert proprio is not None
-            inputs["proprio"] = proprio.reshape(-1, together, self.spec.proprio)
-        latents = np.empty((len(inputs["pixels"]), together, self.spec.tokens, self.spec.width), np.float32)
-        graph = encoder_name(self.spec, together)
-        for rows in pieces(len(latents), self.environments_per_call * count // together):
-            (latents[rows],) = self._run(graph, {name: value[rows] for name, value in inputs.items()})
-        return latents.reshape(batch, count, *latents.shape[2:])
-
-    def score(self, history: Array, past_actions: Array, candidates: Array, goal: Array) -> Scores:
-        """See :class:`jepakit.planning.Backend`; the distance is the model's own."""
-        check_score(self.spec, history, past_actions, candidates, goal)
-        horizon = candidates.shape[2]
-        candidates = padded(self.spec, candidates)
-        graph = score_name(history.shape[1])
-        shape = (*candidates.shape[:3], len(self.spec.readout))
-        distance = np.empty(shape[:3], np.float32)
-        readout = np.empty(shape, np.float32)
-        for rows in pieces(len(history), self.environments_per_call):
-            context = {"history": history[rows], "goal": goal[rows]}
-            if history.shape[1] > 1:
-                context["past_actions"] = past_actions[rows]
-            for some in pieces(shape[1], self.candidates_per_call):
-                found = self._run(graph, {**context, "candidates": candidates[rows, some]})
-                distance[rows, some] = found[0]
-                if self.spec.readout:
-                    readout[rows, some] = found[1]
-        read = readout[:, :, :horizon] if self.spec.readout else None
-        return Scores(distance=distance[:, :, :horizon], readout=read)
-
-    def _run(self, graph: str, inputs: dict[str, NDArray[Any]]) -> list[Array]:
-        outputs: list[Array] = self._sessions[graph].run(None, inputs)
-        return outputs
+    def run(self, graph: str, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Return the outputs of a graph by name."""
+        most = {"B": self.environments_per_call, "S": self.candidates_per_call}
+        session, names = self._sessions[graph], list(self.bundle.graphs[graph].outputs)
+        return in_pieces(
+            self.bundle.graphs[graph],
+            inputs,
+            most,
+            lambda piece: dict(zip(names, session.run(names, dict(piece)), strict=True)),
+        )
 
 
 def _options(threads: int) -> ort.SessionOptions:

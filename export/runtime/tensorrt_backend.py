@@ -1,9 +1,6 @@
 """The planner's backend on TensorRT or TensorRT-RTX: CUDA graphs over buffers that are allocated once.
 
 Needs NumPy, ``cuda-bindings`` and the library that built the engines.
-
-Shapes: B environments, T frames, H history frames, N latent tokens per frame, D latent width, S candidates, K horizon
-in blocks, A action-block width, P proprio width, h and w pixels.
 """
 
 from __future__ import annotations
@@ -12,25 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from jepakit.export.bundle import Bundle, Graph, encoder_name, score_name
-from jepakit.export.runtime.calls import check_frames, check_score, padded, pieces
+from jepakit.export.bundle import Bundle, Graph
+from jepakit.export.runtime.calls import GraphBackend, Tensors, in_pieces
 from jepakit.export.runtime.cuda import Buffer, Cuda
 from jepakit.export.runtime.tensorrt_library import EngineConfig, Library, shape_at
 from jepakit.export.tensorrt import Say, build_engines
-from jepakit.planning.backend import Frames, Scores
-from jepakit.planning.solver import Array
-
-Tensors = Mapping[str, NDArray[Any]]
 
 
-class TensorRTBackend:
+class TensorRTBackend(GraphBackend):
     """A bundle on TensorRT as a :class:`jepakit.planning.Backend`.
 
-    Builds the engines that are missing or do not fit this machine (minutes, said through ``say``), and prepares them
-    for the sizes of ``config``, so that the first plan is as fast as the others.
+    Builds the engines that are missing or do not fit this machine, which takes a while and is said through ``say``,
+    and prepares them for the sizes of ``config``, so that the first plan is as fast as the others.
 
     Args:
         bundle: the bundle, not int8, or its folder.
@@ -60,7 +52,7 @@ class TensorRTBackend:
         cuda.gpu()  # says clearly if there is none, before minutes of building
         files = build_engines(bundle, config, out=engines, say=say, cuda=cuda, library=library)
         self.spec = bundle.spec
-        self._run = {
+        self._runners = {
             name: EngineRunner(
                 library.load(file, bundle.graphs[name], config),
                 bundle.graphs[name],
@@ -72,33 +64,15 @@ class TensorRTBackend:
             for name, file in files.items()
         }
 
-    def encode(self, frames: Frames, proprio: Array | None = None) -> Array:
-        """See :class:`jepakit.planning.Backend`."""
-        check_frames(self.spec, frames, proprio)
-        batch, count = frames.shape[:2]
-        together = count if self.spec.whole_history else 1  # frames that a call sees of one environment
-        inputs: dict[str, NDArray[Any]] = {"pixels": frames.reshape(-1, together, *frames.shape[2:])}
-        if proprio is not None and self.spec.proprio:
-            inputs["proprio"] = proprio.reshape(-1, together, self.spec.proprio)
-        latents = self._run[encoder_name(self.spec, together)](inputs)["latents"]
-        return latents.reshape(batch, count, *latents.shape[2:])
-
-    def score(self, history: Array, past_actions: Array, candidates: Array, goal: Array) -> Scores:
-        """See :class:`jepakit.planning.Backend`."""
-        check_score(self.spec, history, past_actions, candidates, goal)
-        inputs = {"history": history, "candidates": padded(self.spec, candidates), "goal": goal}
-        if history.shape[1] > 1:
-            inputs["past_actions"] = past_actions
-        found = self._run[score_name(history.shape[1])](inputs)
-        steps = slice(candidates.shape[2])
-        readout = found["readout"][:, :, steps] if self.spec.readout else None
-        return Scores(distance=found["distance"][:, :, steps], readout=readout)
+    def run(self, graph: str, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Return the outputs of a graph by name."""
+        return self._runners[graph](inputs)
 
     def close(self) -> None:
         """Give the GPU's memory back; the backend is of no use afterwards."""
-        for run in self._run.values():
-            run.close()
-        self._run = {}
+        for runner in self._runners.values():
+            runner.close()
+        self._runners = {}
 
 
 class EngineRunner:
@@ -135,10 +109,11 @@ class EngineRunner:
 
     def __call__(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """Run the engine; raises ``ValueError`` for arrays that are not what the graph takes."""
+        self._measure(inputs)
+        return in_pieces(self._graph, inputs, self._sizes[-1], self._run)
+
+    def _run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         sizes = self._measure(inputs)
-        for letter, most in self._sizes[-1].items():
-            if sizes[letter] > most:
-                return self._in_parts(inputs, letter, sizes[letter], most)
         index = next(index for index, point in enumerate(self._sizes) if all(sizes[key] <= point[key] for key in sizes))
         for name, tensor in self._graph.inputs.items():
             room = self._buffers[name].view(shape_at(tensor, self._sizes[index]))
@@ -224,18 +199,6 @@ class EngineRunner:
                     f"{tensor.shape} with {sizes}"
                 )
         return sizes
-
-    def _in_parts(self, inputs: Tensors, letter: str, count: int, most: int) -> dict[str, NDArray[Any]]:
-        """Run ``count`` rows of a letter's axis in groups of at most ``most``."""
-        axes = {name: tensor.shape.index(letter) for name, tensor in self._tensors.items() if letter in tensor.shape}
-        parts = []
-        for rows in pieces(count, most):
-            group = {
-                name: array[(slice(None),) * axes[name] + (rows,)] if name in axes else array
-                for name, array in inputs.items()
-            }
-            parts.append(self(group))
-        return {name: np.concatenate([part[name] for part in parts], axes[name]) for name in self._graph.outputs}
 
 
 def _distinct(points: list[dict[str, int]], letters: set[int | str]) -> list[dict[str, int]]:

@@ -48,10 +48,8 @@ if __name__ == "__main__":
 def start(root, *, workers=1, share=None, cluster=None, kill=False):
     """Collect in another process."""
     job = {"settings": asdict(SETTINGS), "workers": workers, "share": share, "cluster": cluster, "kill": kill}
-    program = root.with_name(f"{root.name}-job.py")
-    program.write_text(PROGRAM)
     return subprocess.Popen(
-        [sys.executable, program, json.dumps(job), root],
+        [sys.executable, "-c", PROGRAM, json.dumps(job), root],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

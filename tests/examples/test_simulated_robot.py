@@ -43,8 +43,7 @@ def test_the_robot_survives_a_blackout(example, bundle, capsys):
     assert "no_frame 7" in capsys.readouterr().out
 
 
-def test_a_bundle_without_planner_settings_is_refused(example, exact, tmp_path, capsys):
+def test_a_bundle_without_planner_settings_is_refused(example, exact, tmp_path):
     bundle = exact.write_bundle(tmp_path / "bare", planner=None)
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match="planner: found no settings"):
         example("simulated_robot").main([str(bundle.folder)])
-    assert "has no planner settings" in capsys.readouterr().err

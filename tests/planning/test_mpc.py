@@ -124,7 +124,7 @@ def test_proprioception_goes_with_every_frame_and_the_goal(toy):
     goal, *frames = policy.planner.backend.felt
     np.testing.assert_array_equal(goal[:, 0], np.float32([[60, 50]] * 2))
     np.testing.assert_array_equal(np.concatenate(frames, axis=1), np.float32(10 * positions[::5]).swapaxes(0, 1))
-    with pytest.raises(ValueError, match=r"proprio: found None, expected shape \(1, 1, 2\)"):
+    with pytest.raises(ValueError, match=r"proprio: found nothing, expected float32 of shape \(1, 1, 2\)"):
         policy.planner.encode(worlds[0].render()[None, None])
 
 

@@ -41,7 +41,7 @@ def test_the_paper_size_is_the_default():
         ({"dropout": 1.0}, "dropout: found 1.0"),
         ({"lambda_": -0.1}, "lambda_: found -0.1"),
         ({"knots": 1}, "knots: found 1"),
-        ([1], "config: found list, expected LeWMConfig or a mapping"),
+        ([1], "config: found list, expected a mapping of the fields of LeWMConfig"),
     ],
 )
 def test_refuses_what_does_not_fit(values, message):

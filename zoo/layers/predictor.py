@@ -90,7 +90,7 @@ class CausalPredictor(Predictor):
         last = len(self.blocks) - 1
         for index, (block, modulation) in enumerate(zip(self._blocks, modulations, strict=True)):
             x, seen = block.extend(
-                x, modulation, before[index] if before else None, causal=True, only=only if index == last else None
+                x, modulation, before[index] if before else None, only=only if index == last else None
             )
             cache.append(seen)
         out: Tensor = self.output_proj(self.norm(x))

@@ -89,7 +89,7 @@ def start_lively(module: nn.Module) -> None:
     """Initialise convolutions for ReLU (He) and the rest to keep the variance (Glorot), without offsets.
 
     For ``nn.Module.apply``. Torch's defaults shrink a signal by half or more in every layer; here that would drown
-    what slots say about the picture in the noise that they start from.
+    what slots say about the picture in what they start from.
     """
     if isinstance(module, nn.ConvTranspose2d):
         taps = module.in_channels * math.prod(module.kernel_size) / math.prod(module.stride)

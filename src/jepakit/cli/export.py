@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from jepakit.datamodules.windows import WindowDataset, WindowSpec
 from jepakit.export.bundle import Bundle, Precision
 from jepakit.export.exporter import export_bundle
 from jepakit.export.verify import Queries
-from jepakit.planning.settings import PlannerConfig
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.readout import Readout
 
@@ -31,7 +29,7 @@ def export_model(
     licence: str,
     overwrite: bool,
 ) -> Bundle:
-    """Export ``model`` with the settings of ``planner``, verified on ``queries`` problems from the test episodes.
+    """Export ``model`` with the settings of ``planner``, verified on ``queries`` problems from the validation episodes.
 
     With 0 queries the data are not touched, and only fp32 can be exported.
     """
@@ -39,17 +37,16 @@ def export_model(
     drawn = None
     if queries:
         data.prepare_data()
-        data.setup("test")
+        data.setup("validate")
         check_fit(model, data)
         drawn = draw_queries(model, data, count=queries, ahead=horizon)
-    settings = {field.name: getattr(planner, field.name) for field in fields(PlannerConfig)}
     return export_bundle(
         model,
         out,
         horizon=horizon,
         precision=precision,
         opset=opset,
-        planner=PlannerConfig(**settings),
+        planner=planner,
         readout=Readout.load(planner.readout) if planner.readout else None,
         queries=drawn,
         licence=licence,
@@ -58,11 +55,14 @@ def export_model(
 
 
 def draw_queries(model: WorldModel, data: EpisodeDataModule, *, count: int, ahead: int, seed: int = 0) -> Queries:
-    """Draw planning problems from the test episodes: a full history, and a goal ``ahead`` blocks after it."""
+    """Draw planning problems from the validation episodes: a full history, and a goal ``ahead`` blocks after it.
+
+    Not from the test episodes, because the products that keep float32 are chosen by these problems.
+    """
     config = model.config
     windows = WindowDataset(
         data.source,
-        data.parts["test"],
+        data.parts["val"],
         WindowSpec(history=config.history, predictions=ahead, frame_skip=config.frame_skip),
         last_action=data.statistics.action_mean[: config.action_dim],
     )

@@ -35,13 +35,7 @@ def run(arguments: list[str]) -> int:
         planning_time=options.planning_time,
     )
     bundle = Bundle.open(options.bundle)
-    planner = bundle.planner_config
-    if planner is None:
-        raise ValueError(
-            f"{bundle.folder}: planner: found no settings in this bundle, expected those it was evaluated with; export "
-            "it with a configuration that has a section 'planner'"
-        )
-    loop = ControlLoop(planner.policy(_backend(bundle, options)), config)
+    loop = ControlLoop(bundle.policy(_backend(bundle, options)), config)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a service manager sends
     with _log_on_standard_error():
         if options.socket is None:
