@@ -109,12 +109,17 @@ def export_graph(network: nn.Module, graph: Graph, *, opset: int) -> ir.Model:
         )
     assert exported is not None
     model = exported.model
-    onnxscript.optimizer.optimize_ir(model, should_fold=_worth_folding)
+    passes.InlinePass()(model)
+    onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_worth_folding)
     _name_nodes(model)
     _split_gemms(model)
     for tidy in (
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.NameFixPass(),
         passes.ClearMetadataAndDocStringPass(),
     ):
         tidy(model)
