@@ -1,8 +1,9 @@
 """Success against latency: which search is good enough for how many milliseconds, with a trained nano model.
 
 Every planner acts in the environment on the same validation tasks; solver, candidates, iterations and precision vary.
-The quickest one whose success is not below the full budget's 95 % interval is then run again, with the full budget and
-the baselines, on test tasks. Latency is that of whole plans (one frame encoded) in one environment on one thread.
+The quickest one whose success is not below the full budget's 95 % interval, on these tasks and again on four times as
+many others (the best of many noisy figures is flattered), is then run with the full budget and the baselines on test
+tasks. Latency is that of whole plans (one frame encoded) in one environment on one thread.
 
     python benchmarks/pareto.py --environment tworoom --weights runs/compare/tworoom/lewm/seed-0/training/weights
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,36 +110,34 @@ def run(
     return {found.name: found for found in result.policies}
 
 
-def choose(results: dict[str, PolicyResult], full: str) -> str:
-    """The planner of the lowest median latency whose success is not below the full budget's interval."""
+def choose(results: dict[str, PolicyResult], full: str, confirm: Callable[[str], PolicyResult]) -> str:
+    """The planner of the lowest median latency whose success is not below the full budget's interval, twice."""
     least = results[full].interval95[0]
     good = {name: found.latency.p50 for name, found in results.items() if found.latency and found.rate >= least}
-    return min(good, key=good.__getitem__)
+    return next(name for name in sorted(good, key=good.__getitem__) if name == full or confirm(name).rate >= least)
 
 
-def draw(results: dict[str, PolicyResult], title: str, file: Path) -> None:
-    """Success with intervals over latency, a colour per solver and a marker per engine."""
+def draw(rows: list[dict[str, Any]], title: str, file: Path) -> None:
+    """Success with intervals over latency: a colour per solver, a marker per engine, "samples×iterations" beside it."""
     markers = dict(zip(ENGINES, "os^", strict=True))
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    planned = {name: found for name, found in results.items() if found.latency}
-    solvers = sorted({name.split()[0] for name in planned})
-    for name, found in planned.items():
-        search, engine = name.split(", ")
-        rate, (low, high) = found.rate, found.interval95
-        axes.errorbar(
-            found.latency.p50,
-            100 * rate,
-            [[100 * (rate - low)], [100 * (high - rate)]],
-            fmt=markers[engine],
-            color=f"C{solvers.index(name.split()[0])}",
-            alpha=0.8,
-            elinewidth=0.6,
-        )
-        axes.annotate(search, (found.latency.p50, 100 * rate), fontsize=7, xytext=(4, 4), textcoords="offset points")
-    axes.axhline(100 * results["random"].rate, color="grey", linestyle=":", label="random")
-    axes.set(xscale="log", xlabel="milliseconds per plan, median", ylabel="success, %", title=title, ylim=(-3, 103))
+    planned = [row for row in rows if "p50_ms" in row]
+    solvers = sorted({row["case"].split()[0] for row in planned})
+    for row in planned:
+        search, engine = row["case"].split(", ")
+        solver, budget = search.split()
+        x, y = row["p50_ms"], 100 * row["success"]
+        below, above = [y - 100 * row["low"]], [100 * row["high"] - y]
+        colour = f"C{solvers.index(solver)}"
+        axes.errorbar(x, y, [below, above], fmt=markers[engine], color=colour, alpha=0.8, elinewidth=0.6)
+        axes.annotate(budget, (x, y), fontsize=7, color=colour, xytext=(4, 4), textcoords="offset points", rotation=35)
+    random = next(row["success"] for row in rows if row["case"] == "random")
+    axes.axhline(100 * random, color="grey", linestyle=":")
+    axes.set(xscale="log", xlabel="milliseconds per plan, median", ylabel="success, %", title=title, ylim=(-3, 109))
     handles = [plt.Line2D([], [], marker=markers[name], color="black", linestyle="", label=name) for name in ENGINES]
-    axes.legend(handles=handles, fontsize=8, loc="lower right")
+    handles += [plt.Line2D([], [], color=f"C{index}", label=solver) for index, solver in enumerate(solvers)]
+    handles.append(plt.Line2D([], [], color="grey", linestyle=":", label="random"))
+    axes.legend(handles=handles, fontsize=8, loc="center right")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
     plt.close(figure)
@@ -164,9 +164,10 @@ def main() -> None:
             if engine == (ENGINES[0] if name.startswith("gradient") else ENGINES[1]) or name == SMALL_PRECISION
         }
         tried = run(bench, planners, data, TaskConfig(count=count, split="val"))
-        draw(tried, f"{options.environment}, {count} validation tasks", options.picture)
+        draw(bench.rows, f"{options.environment}, {count} validation tasks", options.picture)
         full = f"{FULL}, {ENGINES[1]}"
-        chosen = choose(tried, full)
+        others = TaskConfig(count=4 * count, split="val", seed=1)
+        chosen = choose(tried, full, lambda name: run(bench, {name: planners[name]}, data, others)[name])
         tested = run(bench, {name: planners[name] for name in {full, chosen}}, data, TaskConfig(count=2 * count))
     latency = {name: tested[name].latency for name in (full, chosen)}
     bench.row(case="chosen on validation tasks", planner=chosen)

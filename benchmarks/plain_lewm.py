@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
 from jepakit.zoo import LeWMConfig, LeWMModel
-from jepakit.zoo.base import neutral_statistics
 from jepakit.zoo.files import load_strict
 from jepakit.zoo.lewm.official import _translate
+from jepakit.zoo.trainable import neutral_statistics
 
 
 def textbook_sigreg(z: Tensor, directions: Tensor, knots: int = 17) -> Tensor:

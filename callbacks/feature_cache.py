@@ -1,4 +1,4 @@
-"""Run a frozen encoder once per frame of a data set instead of once per frame and epoch.
+"""Run a frozen network once per frame of a data set instead of once per frame and epoch.
 
 Shape letters: M pictures, N tokens per frame, E token width.
 """
@@ -12,6 +12,7 @@ from typing import Literal
 import lightning as L
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.progress import progress_bar
@@ -24,14 +25,14 @@ from jepakit.datamodules.store import (
     EpisodeWriter,
     fingerprint_of,
 )
-from jepakit.zoo.dinowm.module import DINOWM
-from jepakit.zoo.frozen import FrozenEncoderModel
+from jepakit.zoo.frozen_features import FrozenFeatures, ReadsFrozenFeatures
 
 
 class FeatureCache(L.Callback):
-    """Before training, store the encoder's tokens of every frame; windows then bring ``features`` instead of pixels.
+    """Before training, store what a frozen network makes of every frame; batches then bring ``features``, not pixels.
 
-    The store lies in ``folder`` under a name made of the encoder's weights, the data's fingerprint and the sizes: the
+    That is the encoder's tokens for DINO-WM, the world model's latents for a controller. The store lies in ``folder``
+    under a name made of the network's weights, the data's fingerprint and the sizes: the
     same training uses it again, another encoder or data set makes another. Finished shards of an interrupted run are
     kept. Features that the data module was given are left as they are, and a ``fast_dev_run`` computes its few
     frames by itself. With several nodes, ``folder`` must be one
@@ -59,19 +60,18 @@ class FeatureCache(L.Callback):
             return
         if isinstance(data, EpisodeDataModule) and self._given(data):
             return
-        if not isinstance(pl_module, DINOWM) or not isinstance(data, EpisodeDataModule):
+        if not isinstance(pl_module, ReadsFrozenFeatures) or not isinstance(data, EpisodeDataModule):
             raise ValueError(
-                f"FeatureCache: found {type(pl_module).__name__} and {type(data).__name__}, expected DINOWM, whose "
-                "encoder is frozen, and a data module of jepakit; remove the callback"
+                f"FeatureCache: found {type(pl_module).__name__} and {type(data).__name__}, expected DINOWM or "
+                "Controller, which read features of a frozen network, and a data module of jepakit; remove the callback"
             )
-        pl_module.prepare_encoder(data)
-        pl_module.model.require_encoder()
-        settings = self._settings(pl_module.model, data.source)
-        path = self.folder / f"{pl_module.model.config.encoder}-{fingerprint_of(settings)[:16]}"
+        features = pl_module.frozen_features(data)
+        settings = {**features.identity, "data": data.source.fingerprint, "dtype": self.dtype}
+        path = self.folder / f"{features.name}-{fingerprint_of(settings)[:16]}"
         if trainer.is_global_zero:
-            model = pl_module.model.to(trainer.strategy.root_device)
+            features.network.to(trainer.strategy.root_device)
             with progress_bar("encoding frames") as report:
-                write_features(model, data.source, path, settings, batch_size=self.batch_size, progress=report)
+                write_features(features, data.source, path, settings, batch_size=self.batch_size, progress=report)
         trainer.strategy.barrier("feature cache")
         data.use_features(str(path))
 
@@ -79,20 +79,9 @@ class FeatureCache(L.Callback):
         """Whether the user, and not an earlier training, chose the features."""
         return data.features is not None and Path(data.features).parent != self.folder
 
-    def _settings(self, model: FrozenEncoderModel, source: EpisodeSource) -> dict[str, object]:
-        config = model.config
-        return {
-            "encoder": model.encoder.fingerprint(),
-            "data": source.fingerprint,
-            "image_size": config.image_size,
-            "encoder_size": config.encoder_size,
-            "tokens": config.tokens,
-            "dtype": self.dtype,
-        }
-
 
 def write_features(
-    model: FrozenEncoderModel,
+    features: FrozenFeatures,
     source: EpisodeSource,
     path: Path,
     settings: dict[str, object],
@@ -108,22 +97,23 @@ def write_features(
     if (path / MANIFEST).exists() and EpisodeStore(path).complete:
         return
     dtype = np.dtype(str(settings["dtype"]))
-    column = Column(dtype=dtype.name, shape=(model.config.tokens, model.config.token_width))
+    column = Column(dtype=dtype.name, shape=features.shape)
     episodes = len(source.lengths)
     with EpisodeWriter(path, {"features": column}, settings=settings, fingerprint=fingerprint_of(settings)) as writer:
         for episode in range(writer.committed, episodes):
             rows = source.offsets[episode] + np.arange(source.lengths[episode])
             batches = np.split(rows, range(batch_size, len(rows), batch_size))
-            features = np.concatenate([_encode(model, source.read("pixels", some)) for some in batches])
-            if np.abs(features).max(initial=0.0) > np.finfo(dtype).max:
+            found = np.concatenate([_compute(features, source, some) for some in batches])
+            if np.abs(found).max(initial=0.0) > np.finfo(dtype).max:
                 raise ValueError(f"features of episode {episode}: found numbers beyond {dtype}; use dtype 'float32'")
-            writer.append({"features": features.astype(dtype)})
+            writer.append({"features": found.astype(dtype)})
             progress(episode + 1, episodes)
 
 
-def _encode(model: FrozenEncoderModel, frames: Array) -> Array:
-    """Features (M, N, E) of frames (M, h, w, 3), in float32."""
-    with torch.inference_mode():
-        pixels = torch.from_numpy(frames).unsqueeze(0).to(model.action_mean.device)
-        found: Array = model.features({"pixels": pixels}).squeeze(0).float().cpu().numpy()
-        return found
+@torch.inference_mode()
+def _compute(features: FrozenFeatures, source: EpisodeSource, rows: NDArray[np.int64]) -> Array:
+    """Features (M, N, E) of frames, in float32."""
+    device = next(features.network.buffers()).device
+    observation = {name: torch.from_numpy(source.read(name, rows)).unsqueeze(0).to(device) for name in features.columns}
+    found: Array = features.compute(observation).float().cpu().numpy()
+    return found

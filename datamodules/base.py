@@ -13,6 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from jepakit.datamodules.collect import Collection, collect
+from jepakit.datamodules.goals import GoalDataset, Goals
 from jepakit.datamodules.joined import JoinedSource
 from jepakit.datamodules.progress import progress_bar
 from jepakit.datamodules.readers import open_source
@@ -64,6 +65,7 @@ class EpisodeDataModule(L.LightningDataModule):
         columns: further columns of the data that every frame of a window brings, such as ``pixels_wrist`` or ``mask``.
         features: path of a data set with the same episodes whose column ``features``, (tokens, width) per row, stands
             in for the frames: what ``FeatureCache`` writes, or slots extracted elsewhere.
+        goals: serve goal pairs, which a controller is trained on, instead of windows.
         batch_size: windows per batch and process.
         num_workers: loader processes; 0 loads in the training process.
         val_share: share of the *episodes* used for validation.
@@ -89,6 +91,7 @@ class EpisodeDataModule(L.LightningDataModule):
         frame_skip: int = 5,
         columns: tuple[str, ...] = (),
         features: str | None = None,
+        goals: Goals | None = None,
         batch_size: int = 128,
         num_workers: int = 0,
         val_share: float = 0.05,
@@ -104,6 +107,7 @@ class EpisodeDataModule(L.LightningDataModule):
         self.window = WindowSpec(history=history, predictions=predictions, frame_skip=frame_skip)
         self.columns = columns
         self.features = features
+        self.goals = goals
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
@@ -225,14 +229,18 @@ class EpisodeDataModule(L.LightningDataModule):
         )
 
     def dataset(self, part: Part) -> WindowDataset:
-        """Windows of one part: all of them for training, those that do not overlap for the others."""
+        """Windows or goal pairs of one part: all of them for training, those that do not overlap for the others."""
+        columns = ("pixels" if self.features is None else "features", *self.columns)
+        last_action = self.statistics.action_mean[: self.action_dim]
+        episodes, training = self.parts[part], part == "train"
+        if self.goals is not None:
+            stride = 1 if training else self.goals.steps
+            return GoalDataset(
+                self.source, episodes, self.goals, last_action=last_action, stride=stride, columns=columns
+            )
+        stride = 1 if training else self.window.steps
         return WindowDataset(
-            self.source,
-            self.parts[part],
-            self.window,
-            last_action=self.statistics.action_mean[: self.action_dim],
-            stride=1 if part == "train" else self.window.steps,
-            columns=("pixels" if self.features is None else "features", *self.columns),
+            self.source, episodes, self.window, last_action=last_action, stride=stride, columns=columns
         )
 
     def train_dataloader(self) -> WindowLoader:

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from jepakit.planning.backend import Backend
     from jepakit.planning.mpc import MPCPolicy
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
 CARD = "MODEL_CARD.md"
+CONTROLLER = "controller"
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 OPSETS = range(18, 24)
@@ -62,8 +63,8 @@ def graphs_of(spec: PlannerSpec) -> dict[str, Graph]:
     """Return the graphs that a bundle of a model with this ``spec`` consists of.
 
     ``encoder`` takes one frame; models that follow objects have ``encoder_1`` … ``encoder_H`` for as many frames.
-    ``score_1`` … ``score_H`` take that many frames of history. Everything is float32 at the door, whatever the
-    precision inside.
+    ``score_1`` … ``score_H`` take that many frames of history, ``controller`` is there if the model has one. Everything
+    is float32 at the door, whatever the precision inside.
     """
     side, tokens, width, block = spec.image_size, spec.tokens, spec.width, spec.block_width
     histories = range(1, spec.history + 1)
@@ -89,6 +90,10 @@ def graphs_of(spec: PlannerSpec) -> dict[str, Graph]:
         if spec.readout:
             outputs["readout"] = floats("B", "S", spec.horizon, len(spec.readout))
         graphs[score_name(frames)] = Graph(inputs, outputs)
+    if spec.proposals:
+        inputs = {"latents": floats("B", tokens, width), "goal": floats("B", tokens, width), "offset": floats("B")}
+        plans = floats("B", spec.proposals, spec.proposed_blocks, block)
+        graphs[CONTROLLER] = Graph(inputs, {"plans": plans, "weights": floats("B", spec.proposals)})
     return graphs
 
 

@@ -38,6 +38,7 @@ from jepakit.planning.backend import PlannerSpec
 from jepakit.planning.settings import PlannerConfig
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.config import plain_config
+from jepakit.zoo.controller.model import ControllerModel
 from jepakit.zoo.module import WorldModelModule
 from jepakit.zoo.readout import Readout
 
@@ -54,6 +55,7 @@ def export_bundle(
     opset: int = _OPSET,
     planner: PlannerConfig | None = None,
     readout: Readout | None = None,
+    controller: ControllerModel | None = None,
     queries: Queries | None = None,
     licence: str = "not stated",
     overwrite: bool = False,
@@ -68,6 +70,7 @@ def export_bundle(
         opset: of ONNX's operators.
         planner: settings that travel with the model.
         readout: physical quantities to read off imagined latents.
+        controller: what proposes plans, trained on this very model; always float32.
         queries: real planning problems to verify with; required for any precision but ``fp32``.
         licence: of the weights, for manifest and card.
         overwrite: replace an existing bundle.
@@ -81,14 +84,14 @@ def export_bundle(
         raise FileExistsError(f"{out}: exists already; choose another folder, or pass overwrite to replace it")
     _check_settings(precision, opset, queries)
     pure = model if isinstance(model, WorldModel) else model.model
-    reference = _reference(pure, readout)
+    reference = _reference(pure, readout, controller)
     spec = replace(reference.spec, horizon=horizon)
     _check_planner(planner, spec)
     if queries is not None:
         queries.check(spec)
     prepared = prepare(pure)
     graphs = {
-        name: export_graph(network_of(name, prepared, reference.readout), graph, opset=opset)
+        name: export_graph(network_of(name, prepared, reference.readout, reference.controller), graph, opset=opset)
         for name, graph in graphs_of(spec).items()
     }
     values = {
@@ -204,10 +207,12 @@ def _put(folder: Path, out: Path) -> None:
         raise
 
 
-def _reference(model: WorldModel, readout: Readout | None) -> TorchBackend:
+def _reference(model: WorldModel, readout: Readout | None, controller: ControllerModel | None) -> TorchBackend:
     """PyTorch's answer, from a copy, so that the caller's model keeps its device and mode."""
     try:
-        return TorchBackend(copy.deepcopy(model).cpu(), readout=copy.deepcopy(readout))
+        return TorchBackend(
+            copy.deepcopy(model).cpu(), readout=copy.deepcopy(readout), controller=copy.deepcopy(controller)
+        )
     except ValueError as error:
         raise ValueError(f"model: {error}; only models that read frames can be exported") from error
 
@@ -234,4 +239,8 @@ def _check_planner(planner: PlannerConfig | None, spec: PlannerSpec) -> None:
         )
     if planner.solver == "gradient":
         raise ValueError("planner.solver: found 'gradient', which needs PyTorch; choose another for the bundle")
+    if (planner.proposals or planner.solver == "controller") and not spec.proposals:
+        raise ValueError(
+            "planner: found settings that ask a controller, expected one in the bundle; export it with one"
+        )
     planner.objective.objective(spec)

@@ -24,9 +24,10 @@ from onnxscript import opset18
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
-from jepakit.export.bundle import Graph, TensorType
+from jepakit.export.bundle import CONTROLLER, Graph, TensorType
 from jepakit.export.onnx_files import add_weight
 from jepakit.zoo.base import WorldModel
+from jepakit.zoo.controller.model import ControllerModel
 from jepakit.zoo.layers.heads import Projector
 from jepakit.zoo.readout import Readout
 
@@ -69,8 +70,25 @@ class ScoreGraph(nn.Module):
         return (distance,) if self.readout is None else (distance, self.readout(predicted))
 
 
-def network_of(name: str, model: WorldModel, readout: Readout | None) -> nn.Module:
+class ControllerGraph(nn.Module):
+    """Latents and goal (B, N, D) and offsets (B,) to raw plans (B, M, K, A) and their log weights (B, M)."""
+
+    def __init__(self, controller: ControllerModel) -> None:
+        super().__init__()
+        self.controller = controller
+
+    def forward(self, latents: Tensor, goal: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Propose."""
+        return self.controller.propose(latents, goal, offset)
+
+
+def network_of(
+    name: str, model: WorldModel, readout: Readout | None, controller: ControllerModel | None = None
+) -> nn.Module:
     """Return the PyTorch module behind a bundle's graph."""
+    if name == CONTROLLER:
+        assert controller is not None
+        return ControllerGraph(controller)
     return EncoderGraph(model) if name.startswith("encoder") else ScoreGraph(model, readout)
 
 

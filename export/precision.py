@@ -19,6 +19,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from jepakit.export.bundle import CONTROLLER
 from jepakit.export.onnx_files import add_weight
 
 _PRODUCTS = ("MatMul", "Conv")
@@ -72,9 +73,14 @@ def lower(graphs: Mapping[str, ir.Model], precision: str, measure: Measure) -> d
     if precision == "fp32":
         return {name: model.clone() for name, model in graphs.items()}
     if precision == "int8":
-        return {name: _int8(model, _keeper(name, measure)) for name, model in graphs.items()}
+        return {
+            name: model.clone() if name == CONTROLLER else _int8(model, _keeper(name, measure))
+            for name, model in graphs.items()
+        }
     lowered = {name: model.clone() for name, model in graphs.items()}
     for name, model in lowered.items():
+        if name == CONTROLLER:
+            continue
         _half(model, _HALF[precision], _keeper(name, measure), rounded_only=False)
     return lowered
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jepakit.export.bundle import CONTROLLER
 from jepakit.export.runtime.torch_backend import TorchBackend
-from jepakit.planning.backend import Backend, Frames, PlannerSpec, Scores
+from jepakit.planning.backend import Backend, Frames, PlannerSpec, ProposingBackend, Scores
 from jepakit.planning.cem import CEMConfig
 from jepakit.planning.objective import Objective
 from jepakit.planning.planner import Observation
@@ -76,7 +77,7 @@ class Queries:
         return self.goal_frames[row, None], None if self.goal_proprio is None else self.goal_proprio[row, None]
 
 
-def numerical_errors(reference: TorchBackend, engine: Backend, queries: Queries | None) -> dict[str, float]:
+def numerical_errors(reference: TorchBackend, engine: ProposingBackend, queries: Queries | None) -> dict[str, float]:
     """Largest difference from ``reference`` relative to its largest magnitude, for every graph.
 
     Over random frames, latents and actions in several numbers of environments and candidates, over a plan that is
@@ -105,6 +106,12 @@ def numerical_errors(reference: TorchBackend, engine: Backend, queries: Queries 
                 found, expected = engine.score(*arguments), reference.score(*arguments)
                 note(f"score_{frames}", found.distance, expected.distance)
                 note(f"score_{frames}", found.readout, expected.readout)
+        if spec.proposals:
+            asked = (
+                *rng.standard_normal((2, batch, spec.tokens, spec.width), dtype=np.float32),
+                _offsets(spec, batch, rng),
+            )
+            note(CONTROLLER, engine.propose(*asked), reference.propose(*asked))
     for index in range(0 if queries is None else len(queries.frames)):
         assert queries is not None
         pixels, proprio, _ = queries.seen(index, spec.history)
@@ -213,6 +220,10 @@ def _random_frames(spec: PlannerSpec, batch: int, frames: int, rng: np.random.Ge
 
 def _random_blocks(spec: PlannerSpec, leading: tuple[int, ...], rng: np.random.Generator) -> Array:
     return spec.action_mean + spec.action_std * rng.standard_normal((*leading, spec.block_width), dtype=np.float32)
+
+
+def _offsets(spec: PlannerSpec, batch: int, rng: np.random.Generator) -> Array:
+    return rng.integers(1, spec.max_offset, batch, endpoint=True).astype(np.float32)
 
 
 def _difference(found: Array, expected: Array) -> float:

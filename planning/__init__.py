@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jepakit.planning.backend import Backend as Backend
     from jepakit.planning.backend import DifferentiableBackend as DifferentiableBackend
     from jepakit.planning.backend import PlannerSpec as PlannerSpec
+    from jepakit.planning.backend import ProposingBackend as ProposingBackend
     from jepakit.planning.backend import Scores as Scores
     from jepakit.planning.cem import CEM as CEM
     from jepakit.planning.cem import CEMConfig as CEMConfig
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from jepakit.planning.control import ControlLoop as ControlLoop
     from jepakit.planning.control import ControlSummary as ControlSummary
     from jepakit.planning.control import Sight as Sight
+    from jepakit.planning.follow import Follow as Follow
     from jepakit.planning.gradient import Gradient as Gradient
     from jepakit.planning.gradient import GradientConfig as GradientConfig
     from jepakit.planning.icem import ICEM as ICEM
     from jepakit.planning.icem import ICEMConfig as ICEMConfig
     from jepakit.planning.mpc import MPCConfig as MPCConfig
     from jepakit.planning.mpc import MPCPolicy as MPCPolicy
+    from jepakit.planning.mpc import ProposalConfig as ProposalConfig
     from jepakit.planning.mppi import MPPI as MPPI
     from jepakit.planning.mppi import MPPIConfig as MPPIConfig
     from jepakit.planning.objective import GoalDistance as GoalDistance
@@ -58,12 +61,13 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "backend": ("Backend", "DifferentiableBackend", "PlannerSpec", "Scores"),
+        "backend": ("Backend", "DifferentiableBackend", "PlannerSpec", "ProposingBackend", "Scores"),
         "cem": ("CEM", "CEMConfig"),
         "control": ("Command", "ControlConfig", "ControlLoop", "ControlSummary", "Sight"),
+        "follow": ("Follow",),
         "gradient": ("Gradient", "GradientConfig"),
         "icem": ("ICEM", "ICEMConfig"),
-        "mpc": ("MPCConfig", "MPCPolicy"),
+        "mpc": ("MPCConfig", "MPCPolicy", "ProposalConfig"),
         "mppi": ("MPPI", "MPPIConfig"),
         "objective": ("GoalDistance", "Objective", "Slope", "WeightedSum"),
         "penalties": ("ActionPenalty", "SmoothnessPenalty"),

@@ -39,6 +39,9 @@ class PlannerSpec:
             one call; otherwise each is encoded once, when it is new.
         readout: names of the Q physical quantities that the backend reads off imagined latents; often none.
         horizon: most blocks the engine can imagine, K; ``None`` for any number.
+        proposals: plans that the controller proposes at once, M; 0 where there is none.
+        proposed_blocks: their length in blocks.
+        max_offset: farthest goal that the controller was trained for, in environment steps.
 
     """
 
@@ -56,6 +59,9 @@ class PlannerSpec:
     whole_history: bool = False
     readout: tuple[str, ...] = ()
     horizon: int | None = None
+    proposals: int = 0
+    proposed_blocks: int = 0
+    max_offset: int = 0
 
     def __post_init__(self) -> None:
         if len(set(self.readout)) < len(self.readout):
@@ -65,6 +71,12 @@ class PlannerSpec:
         for name in ("image_size", "history", "frame_skip", "action_dim", "tokens", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"PlannerSpec.{name}: found {getattr(self, name)}, expected at least 1")
+        controller = self.proposals, self.proposed_blocks, self.max_offset
+        if any(controller) and min(controller) < 1:
+            raise ValueError(
+                f"PlannerSpec.proposals, proposed_blocks, max_offset: found {controller}, expected all of a "
+                "controller's, or zeros"
+            )
         widths = {"action_mean": self.block_width, "action_std": self.block_width}
         widths |= {"action_low": self.action_dim, "action_high": self.action_dim}
         for name, width in widths.items():
@@ -145,6 +157,25 @@ class Backend(Protocol):
         ``(B, N, D)``. The candidates may be a buffer that is overwritten after the call.
         """
         ...
+
+
+@runtime_checkable
+class ProposingBackend(Backend, Protocol):
+    """A backend with a controller, if ``spec.proposals`` is not 0."""
+
+    def propose(self, latents: Array, goal: Array, offset: Array) -> Array:
+        """Return raw plans ``(B, M, K, A)``, the likeliest first, that lead in ``offset`` ``(B,)`` steps to a goal.
+
+        From ``latents`` to ``goal``, both ``(B, N, D)``; ``offset`` are environment steps, float32.
+        """
+        ...
+
+
+def likeliest_first(plans: Array, weights: Array) -> Array:
+    """Return ``plans`` ``(B, M, K, A)`` in the order of their falling ``weights`` ``(B, M)``."""
+    order = np.argsort(-weights, axis=1, kind="stable")
+    ordered: Array = np.take_along_axis(plans, order[:, :, None, None], axis=1)
+    return ordered
 
 
 #: Derivatives of costs with respect to distance ``(B, S, K)`` and readout ``(B, S, K, Q)``, either of them possibly

@@ -48,6 +48,30 @@ class MPCConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProposalConfig:
+    """How a controller is asked for plans; in environment steps.
+
+    Args:
+        offset: how far the goal is thought to be at the start; it comes nearer with every step.
+        least_offset: how near it is thought to be at least, and again and again, until it is reached.
+
+    """
+
+    offset: int = 25
+    least_offset: int = 5
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least_offset <= self.offset:
+            raise ValueError(
+                f"ProposalConfig.least_offset: found {self.least_offset}, expected 1 to offset = {self.offset}"
+            )
+
+    def at(self, step: int) -> int:
+        """Return the offset after ``step`` steps."""
+        return max(self.offset - step, self.least_offset)
+
+
 @dataclass(frozen=True)
 class _Memory:
     """One task's past: its last frames with proprioception (encoded when needed) and the blocks between them."""
@@ -62,17 +86,24 @@ class MPCPolicy:
 
     The model sees real past frames, one per block boundary, and the blocks executed between them: one frame at the
     start, growing to the trained history. Every goal is encoded once, and so is every frame unless the encoder needs
-    the whole history together.
+    the whole history together. With ``proposals``, every search starts also from what the backend's controller says.
     """
 
-    def __init__(self, planner: Planner, config: MPCConfig | None = None) -> None:
+    def __init__(
+        self, planner: Planner, config: MPCConfig | None = None, *, proposals: ProposalConfig | None = None
+    ) -> None:
         self.planner = planner
         self.config = config or MPCConfig()
+        self.proposals = proposals
         trained = planner.backend.spec.history
         self.history = trained if self.config.history is None else self.config.history
         if not 1 <= self.history <= trained:
             raise ValueError(f"MPCConfig.history: found {self.history}, expected 1 to {trained} (the trained history)")
         planner.check_horizon(self.config.horizon)
+        if proposals is not None:
+            spec = planner.backend.spec
+            nothing = np.zeros((1, spec.tokens, spec.width), np.float32)
+            planner.propose(nothing, nothing, offset=proposals.offset, horizon=self.config.horizon)
         self.reset([], budget=0)
 
     def reset(self, assignments: Sequence[Assignment], budget: int) -> None:
@@ -125,6 +156,7 @@ class MPCPolicy:
         """See :class:`jepakit.planning.policies.Policy`."""
         trained = self.planner.backend.spec.history
         settings = {**asdict(self.config), "history": self.history, "trained_history": trained}
+        settings["proposals"] = None if self.proposals is None else asdict(self.proposals)
         return {"name": "mpc", **settings, **self.planner.describe()}
 
     def rehearsal(self, view: View, assignment: Assignment) -> Callable[[], Plan]:
@@ -147,7 +179,8 @@ class MPCPolicy:
         def plan() -> Plan:
             latents = np.concatenate([older, self.planner.encode(*sights)], axis=1)
             observation = Observation(latents=latents, past_actions=blocks)
-            return self.planner.plan(observation, goal, horizon=self.config.horizon, rngs=[rng])
+            initial = self._proposed(observation, goal, self.config.horizon, step=0)
+            return self.planner.plan(observation, goal, horizon=self.config.horizon, rngs=[rng], initial=initial)
 
         return plan
 
@@ -179,12 +212,15 @@ class MPCPolicy:
         blocks = [np.reshape(memory.blocks, (-1, spec.block_width)) for memory in memories]
         observation = Observation(latents=latents, past_actions=np.stack(blocks).astype(np.float32))
         horizon = self._horizon()
+        goals = None if self._goals is None else self._goals[rows]
+        starts = [self._left_over(rows, horizon), self._proposed(observation, goals, horizon, step=self._step)]
+        guesses = [guess for guess in starts if guess is not None]
         plan = self.planner.plan(
             observation,
-            None if self._goals is None else self._goals[rows],
+            goals,
             horizon=horizon,
             rngs=[self._rngs[row] for row in rows],
-            initial=self._left_over(rows, horizon),
+            initial=np.concatenate(guesses[::-1], axis=1) if guesses else None,
             deadline=deadline,
         )
         self.last_plan = plan
@@ -199,6 +235,15 @@ class MPCPolicy:
             return self.config.horizon
         remaining = -(-(self._budget - self._step) // self.planner.backend.spec.frame_skip)
         return max(1, min(self.config.horizon, remaining))
+
+    def _proposed(self, observation: Observation, goals: Array | None, horizon: int, *, step: int) -> Array | None:
+        """Return what the controller proposes ``(B, M, K, A)``."""
+        if self.proposals is None:
+            return None
+        if goals is None:
+            raise ValueError("controller: found no goal, expected one: the controller drives to goal pictures")
+        offset = self.proposals.at(step)
+        return self.planner.propose(observation.latents[:, -1], goals, offset=offset, horizon=horizon)
 
     def _left_over(self, rows: Rows, horizon: int) -> Array | None:
         """Return what the last search left to start the next one from, ``(B, M, K, A)``."""

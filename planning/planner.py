@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jepakit.planning.backend import Backend, DifferentiableBackend, Frames
+from jepakit.planning.backend import Backend, DifferentiableBackend, Frames, ProposingBackend
 from jepakit.planning.objective import GoalDistance, Objective
 from jepakit.planning.solver import Array, SearchSpace, Solver, Stop
 
@@ -144,6 +144,27 @@ class Planner:
         left = guesses[:, :, executed : executed + horizon]
         rest[:, :, : left.shape[2]] = left
         return rest
+
+    def propose(self, latents: Array, goal: Array, *, offset: int, horizon: int) -> Array:
+        """Return raw plans ``(B, M, K, A)`` of the backend's controller, likeliest first, as an ``initial``.
+
+        ``latents`` and ``goal`` are ``(B, N, D)``, ``offset`` environment steps apart; plans shorter than ``horizon``
+        are continued with the training data's mean action. Raises ``ValueError`` where there is no controller, or none
+        for such goals.
+        """
+        spec = self.backend.spec
+        if not isinstance(self.backend, ProposingBackend) or not spec.proposals:
+            raise ValueError(
+                "controller: found none in this backend, expected one: give TorchBackend a controller, or export one "
+                "with the world model"
+            )
+        if not 1 <= offset <= spec.max_offset:
+            raise ValueError(
+                f"controller.offset: found {offset}, expected 1 to {spec.max_offset}, for which the controller was "
+                "trained (its max_offset)"
+            )
+        steps = np.full(len(latents), offset, np.float32)
+        return self.carry_over(self.backend.propose(latents, goal, steps), executed=0, horizon=horizon)
 
     def check_horizon(self, horizon: int) -> None:
         """Raise ``ValueError`` unless the engine can imagine ``horizon`` blocks."""

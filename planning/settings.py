@@ -10,9 +10,10 @@ from typing import Any, Literal
 from jepakit.plain import parse
 from jepakit.planning.backend import Backend, PlannerSpec
 from jepakit.planning.cem import CEM, CEMConfig
+from jepakit.planning.follow import Follow
 from jepakit.planning.gradient import Gradient, GradientConfig
 from jepakit.planning.icem import ICEM, ICEMConfig
-from jepakit.planning.mpc import MPCConfig, MPCPolicy
+from jepakit.planning.mpc import MPCConfig, MPCPolicy, ProposalConfig
 from jepakit.planning.mppi import MPPI, MPPIConfig
 from jepakit.planning.objective import GoalDistance, Objective, Steps, WeightedSum, check_steps
 from jepakit.planning.penalties import ActionPenalty, SmoothnessPenalty, Units
@@ -79,18 +80,22 @@ class PlannerConfig:
         mppi: model-predictive path integral control.
         random_shooting: the best of random plans.
         gradient: Adam through the model; with PyTorch only.
+        controller: how a trained controller is asked; the solver of that name does what it says, without a search.
+        proposals: start every search also from what the controller proposes.
         objective: what a plan costs.
         mpc: horizon, and when to plan again.
         bounded: keep candidates within the environment's action bounds, which LeWM's paper does not.
 
     """
 
-    solver: Literal["cem", "icem", "mppi", "random_shooting", "gradient"] = "cem"
+    solver: Literal["cem", "icem", "mppi", "random_shooting", "gradient", "controller"] = "cem"
     cem: CEMConfig = field(default_factory=CEMConfig)
     icem: ICEMConfig = field(default_factory=ICEMConfig)
     mppi: MPPIConfig = field(default_factory=MPPIConfig)
     random_shooting: RandomShootingConfig = field(default_factory=RandomShootingConfig)
     gradient: GradientConfig = field(default_factory=GradientConfig)
+    controller: ProposalConfig = field(default_factory=ProposalConfig)
+    proposals: bool = False
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     mpc: MPCConfig = field(default_factory=MPCConfig)
     bounded: bool = False
@@ -110,7 +115,8 @@ class PlannerConfig:
 
     def policy(self, backend: Backend) -> MPCPolicy:
         """Build the policy that plans with a world model and re-plans as ``mpc`` says."""
-        return MPCPolicy(self.planner(backend), self.mpc)
+        asked = self.proposals or self.solver == "controller"
+        return MPCPolicy(self.planner(backend), self.mpc, proposals=self.controller if asked else None)
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values; :meth:`parse` reads them. A subclass's own fields are left out."""
@@ -132,4 +138,5 @@ class PlannerConfig:
             "mppi": MPPI(self.mppi),
             "random_shooting": RandomShooting(self.random_shooting),
             "gradient": Gradient(self.gradient),
+            "controller": Follow(),
         }

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from jepakit.lazy import lazy
 
 if TYPE_CHECKING:
-    from jepakit.zoo.base import Losses as Losses
-    from jepakit.zoo.base import Statistics as Statistics
     from jepakit.zoo.base import WorldModel as WorldModel
     from jepakit.zoo.base import WorldModelConfig as WorldModelConfig
     from jepakit.zoo.cjepa.config import CJEPAConfig as CJEPAConfig
     from jepakit.zoo.cjepa.model import CJEPAModel as CJEPAModel
     from jepakit.zoo.cjepa.module import CJEPA as CJEPA
+    from jepakit.zoo.controller.config import ControllerConfig as ControllerConfig
+    from jepakit.zoo.controller.model import ControllerModel as ControllerModel
+    from jepakit.zoo.controller.module import Controller as Controller
     from jepakit.zoo.dinowm.config import DINOWMConfig as DINOWMConfig
     from jepakit.zoo.dinowm.model import DINOWMModel as DINOWMModel
     from jepakit.zoo.dinowm.module import DINOWM as DINOWM
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from jepakit.zoo.pldm.config import PLDMConfig as PLDMConfig
     from jepakit.zoo.pldm.model import PLDMModel as PLDMModel
     from jepakit.zoo.pldm.module import PLDM as PLDM
+    from jepakit.zoo.trainable import Losses as Losses
+    from jepakit.zoo.trainable import Statistics as Statistics
     from jepakit.zoo.vjepa.config import VJEPAConfig as VJEPAConfig
     from jepakit.zoo.vjepa.model import VJEPAModel as VJEPAModel
     from jepakit.zoo.vjepa.module import VJEPA as VJEPA
@@ -35,13 +38,16 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "base": ("Losses", "Statistics", "WorldModel", "WorldModelConfig"),
+        "base": ("WorldModel", "WorldModelConfig"),
         "dinowm.config": ("DINOWMConfig",),
         "dinowm.model": ("DINOWMModel",),
         "dinowm.module": ("DINOWM",),
         "cjepa.config": ("CJEPAConfig",),
         "cjepa.model": ("CJEPAModel",),
         "cjepa.module": ("CJEPA",),
+        "controller.config": ("ControllerConfig",),
+        "controller.model": ("ControllerModel",),
+        "controller.module": ("Controller",),
         "lewm.config": ("LeWMConfig",),
         "lewm.model": ("LeWMModel",),
         "lewm.module": ("LeWM",),
@@ -49,6 +55,7 @@ __getattr__, __dir__ = lazy(
         "pldm.config": ("PLDMConfig",),
         "pldm.model": ("PLDMModel",),
         "pldm.module": ("PLDM",),
+        "trainable": ("Losses", "Statistics"),
         "vjepa.config": ("VJEPAConfig",),
         "vjepa.model": ("VJEPAModel",),
         "vjepa.module": ("VJEPA",),

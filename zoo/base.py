@@ -1,4 +1,4 @@
-"""What every world model here is: a handful of verbs, and the data's statistics as buffers.
+"""What every world model here is: a handful of verbs.
 
 Shape letters: B batch, T frames, H history frames, N latent tokens per frame, D latent width, F frame skip,
 A action-block width (F · C), C raw action width, P width of proprioception, S candidates, K horizon in blocks, h, w
@@ -10,136 +10,45 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from jepakit.zoo.config import check_whole_numbers
+from jepakit.zoo.trainable import DataConfig, Trainable
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WorldModelConfig:
+class WorldModelConfig(DataConfig):
     """What every model must know about its data; models add their own sizes.
 
     ``history`` is the longest context the model is trained with, in frames; frames are ``frame_skip`` environment
-    steps apart, so that an action block holds ``frame_skip · action_dim`` numbers.
+    steps apart.
     """
 
     image_size: int = 224
-    frame_skip: int = 5
-    action_dim: int = 2
     history: int = 3
-
-    def __post_init__(self) -> None:
-        check_whole_numbers(self)
-
-    @property
-    def block_width(self) -> int:
-        """A: the width of an action block."""
-        return self.frame_skip * self.action_dim
 
     @property
     def predictions(self) -> int:
         """Frames of a training window after the history."""
         return 1
 
-    @property
-    def pretrain_steps(self) -> int:
-        """Optimiser steps that train the encoder alone before the predictor is trained on it, frozen; 0 for none."""
-        return 0
 
+class WorldModel(Trainable):
+    """Base of all world models: the contract, and the checks at the door."""
 
-def neutral_statistics(config: WorldModelConfig) -> dict[str, Tensor]:
-    """Return the buffers of a model that has seen no data: actions pass unchanged and have no bounds.
-
-    A config with ``proprio_dim`` above 0 has statistics of proprioception, too.
-    """
-    proprio = getattr(config, "proprio_dim", 0)
-    standard = {"proprio_mean": torch.zeros(proprio), "proprio_std": torch.ones(proprio)}
-    return {
-        "action_mean": torch.zeros(config.block_width),
-        "action_std": torch.ones(config.block_width),
-        "action_low": torch.full((config.action_dim,), -torch.inf),
-        "action_high": torch.full((config.action_dim,), torch.inf),
-        **(standard if proprio else {}),
-    }
-
-
-class Statistics(Protocol):
-    """Statistics of the training episodes in raw action units, as a DataModule fits them (float32 arrays)."""
-
-    @property
-    def action_mean(self) -> NDArray[np.float32]:
-        """(A,) mean of every column of an action block."""
-        ...
-
-    @property
-    def action_std(self) -> NDArray[np.float32]:
-        """(A,) standard deviation of every column of an action block."""
-        ...
-
-    @property
-    def action_low(self) -> NDArray[np.float32]:
-        """(C,) smallest action."""
-        ...
-
-    @property
-    def action_high(self) -> NDArray[np.float32]:
-        """(C,) largest action."""
-        ...
-
-    @property
-    def proprio_mean(self) -> NDArray[np.float32] | None:
-        """(P,) mean of proprioception, where the data have it."""
-        ...
-
-    @property
-    def proprio_std(self) -> NDArray[np.float32] | None:
-        """(P,) its standard deviation."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Losses:
-    """What ``losses`` returns: the scalar to minimise, its named terms, and tensors for callbacks."""
-
-    total: Tensor
-    terms: dict[str, Tensor]
-    outputs: dict[str, Tensor]
-
-
-class WorldModel(nn.Module):
-    """Base of all world models: the contract, the buffers and the checks at the door.
-
-    Actions are raw environment units everywhere; standardisation happens inside, with the buffers ``action_mean``,
-    ``action_std`` (A,) and the bounds ``action_low``, ``action_high`` (C,), which travel with the weights. Until
-    ``set_statistics`` is called, actions pass unchanged and are unbounded.
-    """
-
-    name: ClassVar[str]  # the registry's name of this family
     follows_objects: ClassVar[bool] = False  # latents depend on earlier frames: encode a history in one call
     config: WorldModelConfig
 
-    action_mean: Tensor
-    action_std: Tensor
-    action_low: Tensor
-    action_high: Tensor
-    proprio_mean: Tensor  # these two only where the config has a proprio_dim above 0
-    proprio_std: Tensor
     _pixel_scale: Tensor
     _pixel_offset: Tensor
 
     def __init__(self, config: WorldModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        for field, value in neutral_statistics(config).items():
-            self.register_buffer(field, value)
+        super().__init__(config)
         mean, std = torch.tensor(_IMAGENET_MEAN), torch.tensor(_IMAGENET_STD)
         self.register_buffer("_pixel_scale", 1.0 / (255.0 * std), persistent=False)
         self.register_buffer("_pixel_offset", -mean / std, persistent=False)
@@ -165,53 +74,8 @@ class WorldModel(nn.Module):
         """
 
     @abstractmethod
-    def losses(self, batch: Mapping[str, Tensor], step: int = 0) -> Losses:
-        """Training losses of a batch of windows; random parts depend on ``config`` and ``step`` only."""
-
-    @abstractmethod
     def goal_cost(self, predicted: Tensor, goal: Tensor) -> Tensor:
         """Distance (B, S) of predicted latents (B, S, N, D) from the goal's latents (B, N, D)."""
-
-    def step_done(self, step: int) -> None:
-        """Called after each optimiser step with the number of steps done: moving averages, change of phase."""
-
-    # -- statistics ---------------------------------------------------------------------------------------------
-    def set_statistics(self, statistics: Statistics) -> None:
-        """Copy the training data's statistics into the buffers.
-
-        Raises ``ValueError`` for a wrong width, numbers that are not finite (bounds may be infinite), a standard
-        deviation that is not positive, or bounds in the wrong order; the buffers are then unchanged.
-        """
-        new: dict[str, Tensor] = {}
-        for field in neutral_statistics(self.config):
-            buffer: Tensor = getattr(self, field)
-            given = getattr(statistics, field)
-            if given is None:
-                raise ValueError(f"statistics.{field}: the data have none, the model's proprio_dim is {len(buffer)}")
-            value = torch.as_tensor(np.asarray(given, dtype=np.float32))
-            if value.shape != buffer.shape:
-                raise ValueError(
-                    f"statistics.{field}: found shape {tuple(value.shape)}, expected {tuple(buffer.shape)} from "
-                    "frame_skip, action_dim and proprio_dim of the model's config; set these as the data has them"
-                )
-            bad = value.isnan() if field in ("action_low", "action_high") else ~value.isfinite()
-            if field.endswith("_std"):
-                bad = bad | (value <= 0)
-            if bad.any():
-                columns = bad.nonzero().flatten().tolist()
-                raise ValueError(
-                    f"statistics.{field}: found {value[bad].tolist()} in columns {columns}, expected finite"
-                    f"{' and positive' if field.endswith('_std') else ''} numbers; drop constant or broken columns"
-                )
-            new[field] = value
-        if (new["action_low"] > new["action_high"]).any():
-            raise ValueError("statistics: action_low exceeds action_high; expected low <= high in every column")
-        for field, value in new.items():
-            getattr(self, field).copy_(value)
-
-    def normalise_actions(self, actions: Tensor) -> Tensor:
-        """Raw action blocks (..., A) to zero mean and unit variance per column."""
-        return (actions - self.action_mean) / self.action_std
 
     def normalise_proprio(self, proprio: Tensor) -> Tensor:
         """Raw proprioception (..., P) to zero mean and unit variance per column."""

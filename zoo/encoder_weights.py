@@ -165,7 +165,10 @@ def _read_convolutions(source: str | Path, config: FrozenEncoderConfig) -> dict[
     kind = getattr(trained, "encoder", None)
     if kind != "cnn":
         raise ValueError(f"{checkpoint.source}: found a {checkpoint.name} with encoder {kind!r}, expected 'cnn'")
-    sizes = {"encoder_size": trained.image_size, "cnn_channels": getattr(trained, "cnn_channels", None)}
+    sizes = {
+        "encoder_size": getattr(trained, "image_size", None),
+        "cnn_channels": getattr(trained, "cnn_channels", None),
+    }
     _compare(checkpoint.source, sizes, config)
     prefix = "encoder.layers."
     found = {name: value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -77,3 +79,12 @@ def load_strict(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(f"{source}: {len(problems)} tensors do not fit the model its config describes: {shown}{more}")
     model.load_state_dict(dict(tensors))
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of every saved tensor of a model, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

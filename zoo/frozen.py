@@ -8,7 +8,6 @@ Shape letters: B batch, T frames, M pictures, N tokens per frame, E token width,
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from jepakit.zoo.base import WorldModel, WorldModelConfig
 from jepakit.zoo.config import require_multiple
-from jepakit.zoo.files import load_strict
+from jepakit.zoo.files import fingerprint, load_strict
 from jepakit.zoo.layers.cnn import CNNEncoder, total_stride
 from jepakit.zoo.layers.transformer import Attention, Block, FeedForward
 
@@ -101,11 +100,7 @@ class FrozenEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 of every weight, as hexadecimal digits: equal encoders make equal features."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return fingerprint(self)
 
 
 class PatchTokens(nn.Module):

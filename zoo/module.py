@@ -1,4 +1,4 @@
-"""The one Lightning module of all world models; each family's folder has a thin, named subclass.
+"""The one training step and optimiser of everything here; each family's folder has a thin, named subclass.
 
 Shape letters as in ``jepakit.zoo.base``.
 """
@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import lightning as L
 import torch
@@ -17,13 +17,14 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from jepakit.zoo.base import Losses, WorldModel
+from jepakit.zoo.base import WorldModel
 from jepakit.zoo.config import parse_config, plain_config
 from jepakit.zoo.files import load_strict
 from jepakit.zoo.registry import lookup
+from jepakit.zoo.trainable import Losses, Trainable
 from jepakit.zoo.weights import read_checkpoint, save_pretrained
 
-M = TypeVar("M", bound="WorldModelModule")
+M = TypeVar("M", bound="TrainingModule")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,36 +43,18 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.warmup_fraction: found {self.warmup_fraction}, expected between 0 and 1")
 
 
-class WorldModelModule(L.LightningModule):
-    """Trains any ``WorldModel``: the only training step, logging and optimiser of the zoo."""
+class TrainingModule(L.LightningModule):
+    """Trains a ``Trainable``: the only training step, logging and optimiser of the zoo."""
 
-    def __init__(self, model: WorldModel, optimizer: OptimizerConfig | Mapping[str, Any]) -> None:
+    #: Of the config, what must be as the data module has it.
+    data_fields: ClassVar[tuple[str, ...]] = ("frame_skip", "action_dim")
+
+    def __init__(self, model: Trainable, optimizer: OptimizerConfig | Mapping[str, Any]) -> None:
         super().__init__()
         self.model = model
         self.optimizer_config = parse_config(OptimizerConfig, optimizer, where="optimizer")
         settings = {"config": plain_config(model.config), "optimizer": plain_config(self.optimizer_config)}
         self.save_hyperparameters(settings)
-
-    # -- the model's verbs ----------------------------------------------------------------------------------------
-    def encode(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """See ``WorldModel.encode``."""
-        return self.model.encode(observation)
-
-    def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """See ``WorldModel.predict``."""
-        return self.model.predict(latents, actions)
-
-    def rollout(self, latents: Tensor, past_actions: Tensor, candidates: Tensor) -> Tensor:
-        """See ``WorldModel.rollout``."""
-        return self.model.rollout(latents, past_actions, candidates)
-
-    def losses(self, batch: Mapping[str, Tensor], step: int = 0) -> Losses:
-        """See ``WorldModel.losses``."""
-        return self.model.losses(batch, step)
-
-    def goal_cost(self, predicted: Tensor, goal: Tensor) -> Tensor:
-        """See ``WorldModel.goal_cost``."""
-        return self.model.goal_cost(predicted, goal)
 
     # -- saving and loading ----------------------------------------------------------------------------------------
     def save_pretrained(self, directory: str | Path) -> Path:
@@ -110,10 +93,9 @@ class WorldModelModule(L.LightningModule):
             self.model.set_statistics(statistics)
 
     def _check_data(self, spec: object) -> None:
-        names = ("image_size", "frame_skip", "action_dim", "history", "predictions")
         wrong = [
             f"{name}: the data have {getattr(spec, name)}, the model expects {getattr(self.model.config, name)}"
-            for name in names
+            for name in self.data_fields
             if getattr(spec, name) != getattr(self.model.config, name)
         ]
         if wrong:
@@ -134,11 +116,6 @@ class WorldModelModule(L.LightningModule):
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
         """As validation, on the test episodes."""
         return self._step("test", batch, 0)
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Latents (B, T, N, D) and their predictions (B, T-1, N, D), with the episode and start of every window."""
-        outputs = self.model.losses(batch).outputs
-        return {**outputs, "episode": batch["episode"], "start": batch["start"]}
 
     def _step(self, stage: str, batch: dict[str, Tensor], step: int) -> dict[str, Any]:
         losses = self.model.losses(batch, step)
@@ -187,6 +164,38 @@ class WorldModelModule(L.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class WorldModelModule(TrainingModule):
+    """Trains any ``WorldModel`` and has its verbs."""
+
+    data_fields = ("image_size", "frame_skip", "action_dim", "history", "predictions")
+    model: WorldModel
+
+    def encode(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """See ``WorldModel.encode``."""
+        return self.model.encode(observation)
+
+    def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """See ``WorldModel.predict``."""
+        return self.model.predict(latents, actions)
+
+    def rollout(self, latents: Tensor, past_actions: Tensor, candidates: Tensor) -> Tensor:
+        """See ``WorldModel.rollout``."""
+        return self.model.rollout(latents, past_actions, candidates)
+
+    def losses(self, batch: Mapping[str, Tensor], step: int = 0) -> Losses:
+        """See ``WorldModel.losses``."""
+        return self.model.losses(batch, step)
+
+    def goal_cost(self, predicted: Tensor, goal: Tensor) -> Tensor:
+        """See ``WorldModel.goal_cost``."""
+        return self.model.goal_cost(predicted, goal)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Latents (B, T, N, D) and their predictions (B, T-1, N, D), with the episode and start of every window."""
+        outputs = self.model.losses(batch).outputs
+        return {**outputs, "episode": batch["episode"], "start": batch["start"]}
 
 
 def warmup_cosine(step: int, *, steps: int, warmup_fraction: float) -> float:

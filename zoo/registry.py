@@ -1,4 +1,4 @@
-"""The world models by name: where each one's classes live, imported when asked for."""
+"""What can be trained and saved, by name: where each one's classes live, imported when asked for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jepakit.zoo.base import WorldModel, WorldModelConfig
-    from jepakit.zoo.module import WorldModelModule
+    from jepakit.zoo.module import TrainingModule
+    from jepakit.zoo.trainable import DataConfig, Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,19 +19,19 @@ class Entry:
     config: str
     module: str
 
-    def model_class(self) -> type[WorldModel]:
+    def model_class(self) -> type[Trainable]:
         """Import the pure torch model."""
-        found: type[WorldModel] = _load(self.model)
+        found: type[Trainable] = _load(self.model)
         return found
 
-    def config_class(self) -> type[WorldModelConfig]:
+    def config_class(self) -> type[DataConfig]:
         """Import its config dataclass."""
-        found: type[WorldModelConfig] = _load(self.config)
+        found: type[DataConfig] = _load(self.config)
         return found
 
-    def module_class(self) -> type[WorldModelModule]:
+    def module_class(self) -> type[TrainingModule]:
         """Import its Lightning class."""
-        found: type[WorldModelModule] = _load(self.module)
+        found: type[TrainingModule] = _load(self.module)
         return found
 
 
@@ -44,6 +44,7 @@ def _family(folder: str, name: str) -> Entry:
 
 REGISTRY: dict[str, Entry] = {
     "cjepa": _family("cjepa", "CJEPA"),
+    "controller": _family("controller", "Controller"),
     "dinowm": _family("dinowm", "DINOWM"),
     "lewm": _family("lewm", "LeWM"),
     "pldm": _family("pldm", "PLDM"),

@@ -17,8 +17,9 @@ from jepakit.zoo.registry import lookup
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from jepakit.zoo.base import WorldModel, WorldModelConfig
+    from jepakit.zoo.base import WorldModel
     from jepakit.zoo.module import WorldModelModule
+    from jepakit.zoo.trainable import DataConfig, Trainable
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -30,12 +31,12 @@ class Checkpoint:
     """What a checkpoint's files say: the family's registry name, its config, its tensors."""
 
     name: str
-    config: WorldModelConfig
+    config: DataConfig
     tensors: dict[str, Tensor]
     source: Path
 
 
-def save_pretrained(model: WorldModel, directory: str | Path) -> Path:
+def save_pretrained(model: Trainable, directory: str | Path) -> Path:
     """Write ``model`` with its statistics into ``directory``, which is made if needed; returns the directory.
 
     Both files appear complete or not at all; the config comes last.
@@ -54,7 +55,7 @@ def save_pretrained(model: WorldModel, directory: str | Path) -> Path:
 
 
 def from_pretrained(source: str | Path, *, revision: str | None = None) -> WorldModelModule:
-    """Load a saved model of any family as its Lightning class, in eval mode.
+    """Load a saved world model of any family as its Lightning class, in eval mode.
 
     ``source`` is a folder, a Hub id ``org/name`` (at ``revision``), or ``official:`` followed by either for
     checkpoints in the layout of LeWM's authors.
@@ -69,12 +70,18 @@ def from_pretrained(source: str | Path, *, revision: str | None = None) -> World
 
 def load_model(source: str | Path, *, revision: str | None = None) -> WorldModel:
     """Load as ``from_pretrained`` does, but the pure torch model, without importing Lightning."""
-    return build_model(read_checkpoint(source, revision=revision))
+    from jepakit.zoo.base import WorldModel
+
+    checkpoint = read_checkpoint(source, revision=revision)
+    model = build_model(checkpoint)
+    if not isinstance(model, WorldModel):
+        raise ValueError(f"{checkpoint.source}: found a {checkpoint.name}, expected a world model")
+    return model
 
 
-def build_model(checkpoint: Checkpoint) -> WorldModel:
+def build_model(checkpoint: Checkpoint) -> Trainable:
     """Build the model a checkpoint describes and load its tensors strictly; in eval mode."""
-    build: Callable[..., WorldModel] = lookup(checkpoint.name).model_class()
+    build: Callable[..., Trainable] = lookup(checkpoint.name).model_class()
     model = build(checkpoint.config)
     load_strict(model, checkpoint.tensors, source=checkpoint.source)
     return model.eval()

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepakit.export.bundle import Graph, encoder_name, score_name
-from jepakit.planning.backend import Frames, PlannerSpec, Scores
+from jepakit.export.bundle import CONTROLLER, Graph, encoder_name, score_name
+from jepakit.planning.backend import Frames, PlannerSpec, Scores, likeliest_first
 from jepakit.planning.solver import Array
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -52,6 +52,11 @@ class GraphBackend(ABC):
         steps = slice(candidates.shape[2])
         readout = found["readout"][:, :, steps] if self.spec.readout else None
         return Scores(distance=found["distance"][:, :, steps], readout=readout)
+
+    def propose(self, latents: Array, goal: Array, offset: Array) -> Array:
+        """See :class:`jepakit.planning.ProposingBackend`."""
+        found = self.run(CONTROLLER, {"latents": latents, "goal": goal, "offset": offset})
+        return likeliest_first(found["plans"], found["weights"])
 
 
 def in_pieces(graph: Graph, inputs: Tensors, most: Mapping[str, int], call: Call) -> dict[str, NDArray[Any]]:

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jepakit.planning.backend import Frames, PlannerSpec, PullBack, Scores
+from jepakit.planning.backend import Frames, PlannerSpec, PullBack, Scores, likeliest_first
 from jepakit.planning.solver import Array
 from jepakit.zoo.base import WorldModel
+from jepakit.zoo.controller.model import ControllerModel
 from jepakit.zoo.readout import Readout
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class TorchBackend:
     Args:
         model: the world model, or the Lightning module around it, with its statistics set.
         readout: physical quantities to read off imagined latents, for objectives that need them.
+        controller: what proposes plans, trained on this very model.
         device: where to run; by default where the model is.
         candidates_per_call: candidates rolled out at once; bounds the memory, does not change what is computed.
         environments_per_call: environments computed at once. With the default of 1 the shapes of every operation are
@@ -61,6 +63,7 @@ class TorchBackend:
         model: WorldModel | WorldModelModule,
         readout: Readout | None = None,
         *,
+        controller: ControllerModel | None = None,
         device: torch.device | str | None = None,
         candidates_per_call: int = 512,
         environments_per_call: int = 1,
@@ -84,6 +87,9 @@ class TorchBackend:
         self.environments_per_call = environments_per_call
         self.threads = threads
         self.readout = None if readout is None else readout.to(self.device).eval()
+        self.controller = None if controller is None else controller.to(self.device).eval()
+        if controller is not None:
+            controller.check_world_model(self.model)
         self.spec = self._spec()
         self._fast_step = self._step
         if compiled:
@@ -103,6 +109,17 @@ class TorchBackend:
         """See :class:`jepakit.planning.Backend`; the distance is the model's own ``goal_cost``."""
         with self._running():
             return self._scores(candidates, self._imagine(history, past_actions, candidates, goal))
+
+    def propose(self, latents: Array, goal: Array, offset: Array) -> Array:
+        """See :class:`jepakit.planning.ProposingBackend`."""
+        assert self.controller is not None
+        parts = []
+        with self._running():
+            for rows in self._groups(len(latents)):
+                asked = (self._tensor(part[rows]) for part in (latents, goal, offset))
+                plans, weights = self.controller.propose(*asked)
+                parts.append(likeliest_first(_array(plans), _array(weights)))
+        return np.concatenate(parts)
 
     def differentiate(
         self, history: Array, past_actions: Array, candidates: Array, goal: Array
@@ -207,7 +224,15 @@ class TorchBackend:
             proprio=proprio,
             whole_history=self.model.follows_objects,
             readout=names,
+            **self._controller_spec(),
         )
+
+    def _controller_spec(self) -> dict[str, int]:
+        if self.controller is None:
+            return {}
+        config = self.controller.config
+        blocks = config.steps // config.frame_skip
+        return {"proposals": config.modes, "proposed_blocks": blocks, "max_offset": config.max_offset}
 
 
 def _array(tensor: Tensor) -> Array:

@@ -8,8 +8,9 @@ import torch
 from jepakit.callbacks import DecoderProbe, FeatureCache, LatentMap, RunEstimate
 from jepakit.datamodules import TwoRoom
 from jepakit.datamodules.collect import collect
+from jepakit.datamodules.goals import Goals
 from jepakit.datamodules.store import EpisodeStore
-from jepakit.zoo import DINOWM, LeWM
+from jepakit.zoo import DINOWM, Controller, ControllerConfig, LeWM
 
 torch.set_num_threads(1)
 
@@ -140,7 +141,7 @@ def test_the_other_callbacks_work_without_pixels_in_the_batch(tworoom_store, wei
 
 
 def test_models_that_train_their_encoder_are_refused(tworoom_store, tmp_path):
-    with pytest.raises(ValueError, match=r"FeatureCache: found LeWM and TwoRoom, expected DINOWM"):
+    with pytest.raises(ValueError, match=r"FeatureCache: found LeWM and TwoRoom, expected DINOWM or Controller"):
         train(LeWM({**COMMON, "latent_dim": 8}), make_data(tworoom_store), tmp_path, FeatureCache(str(tmp_path)))
 
 
@@ -164,3 +165,21 @@ def other_store(tworoom_collection, tmp_path_factory):
     from dataclasses import replace
 
     return collect(replace(tworoom_collection, seed=1), tmp_path_factory.mktemp("other"), workers=1)
+
+
+def test_a_controller_trains_on_latents_that_are_computed_once(tworoom_store, weights, tmp_path):
+    def make():
+        torch.manual_seed(0)
+        config = ControllerConfig(frame_skip=2, steps=4, max_offset=10, width=16, dropout=0.0)
+        return Controller(config, {"lr": 1e-2}, world_model=weights(1))
+
+    plain, cached = Losses(), Losses()
+    goals = Goals(max_offset=10, steps=4)
+    train(make(), make_data(tworoom_store, goals=goals), tmp_path, plain)
+    data, cache = make_data(tworoom_store, goals=goals), FeatureCache(str(tmp_path / "cache"), "float32")
+    train(make(), data, tmp_path, cache, cached)
+    assert cached.keys == plain.keys - {"pixels"} | {"features"}
+    np.testing.assert_allclose(cached.found, plain.found, rtol=1e-5)
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert folder.name.startswith("latents-lewm-")
+    assert EpisodeStore(folder).columns["features"].shape == (1, 8)

@@ -36,6 +36,8 @@ RUNNABLE = {
     "lewm nano with a small search": ["lewm.yaml", "size/nano.yaml", "plan/nano.yaml"],
     "lewm nano with any search": ["lewm.yaml", "size/nano.yaml", *(f"plan/{name}.yaml" for name in SEARCHES)],
     "demo": ["demo.yaml"],
+    "controller": ["controller.yaml"],
+    "controller on Two-Room": ["controller.yaml", "data/tworoom.yaml"],
 }
 
 
@@ -62,7 +64,7 @@ def test_it_trains(names, tmp_path, monkeypatch):
         *("--data.generate.workers=1", "--data.batch_size=2", "--data.num_workers=0"),
         *("--trainer.fast_dev_run=true", f"--trainer.logger.init_args.save_dir={tmp_path}"),
     ]
-    assert cli.main(["fit", *files, *small, *both_phases(names), *encoder_weights(names, tmp_path)]) == 0
+    assert cli.main(["fit", *files, *small, *both_phases(names), *frozen_weights(names, tmp_path)]) == 0
 
 
 def both_phases(names):
@@ -71,8 +73,11 @@ def both_phases(names):
     return ["--trainer.fast_dev_run=2", "--model.config.encoder_steps=1"] if two else []
 
 
-def encoder_weights(names, folder):
-    """Random weights in place of those that DINO-WM's configurations need: the Hub's, or those of a trained LeWM."""
+def frozen_weights(names, folder):
+    """Random weights in place of those that some configurations need: the Hub's, or those of a trained LeWM."""
+    if "controller.yaml" in names:
+        LeWM(LeWMConfig.nano()).save_pretrained(folder / "world")
+        return [f"--model.world_model={folder / 'world'}"]
     if "dinowm.yaml" not in names:
         return []
     if "size/nano_dinowm.yaml" in names:

@@ -195,6 +195,6 @@ def queries():
     return draw_queries
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model():
     return build

@@ -78,7 +78,7 @@ def test_a_missing_file_is_named(copy, tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda m: m.update(schema=2), "schema: found 2, expected 1"),
+        (lambda m: m.update(schema=1), "schema: found 1, expected 2"),
         (lambda m: m.update(opset=99), "opset: found 99, expected 18 to 23"),
         (lambda m: m.update(precision="fp8"), "precision: found 'fp8', expected one of fp32"),
         (lambda m: m.pop("verification"), "found the fields .*, expected"),

@@ -5,16 +5,19 @@ import pytest
 
 import jepakit.zoo
 from jepakit.zoo import WorldModel, WorldModelConfig, WorldModelModule
+from jepakit.zoo.module import TrainingModule
 from jepakit.zoo.registry import REGISTRY, lookup
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_every_entry_loads_and_knows_its_name(name):
     entry = lookup(name)
-    assert issubclass(entry.model_class(), WorldModel)
     assert entry.model_class().name == name
-    assert issubclass(entry.config_class(), WorldModelConfig)
-    assert issubclass(entry.module_class(), WorldModelModule)
+    is_world_model = name != "controller"
+    assert issubclass(entry.model_class(), WorldModel) is is_world_model
+    assert issubclass(entry.config_class(), WorldModelConfig) is is_world_model
+    assert issubclass(entry.module_class(), WorldModelModule) is is_world_model
+    assert issubclass(entry.module_class(), TrainingModule)
 
 
 def test_an_unknown_name_lists_the_known_ones():

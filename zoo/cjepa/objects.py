@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from jepakit.zoo.base import Losses
 from jepakit.zoo.cjepa.config import CJEPAConfig
 from jepakit.zoo.cjepa.oracle import OracleEncoder
 from jepakit.zoo.files import load_strict
 from jepakit.zoo.layers.slot_attention import SlotAutoencoder
+from jepakit.zoo.trainable import Losses
 from jepakit.zoo.weights import read_checkpoint
 
 _READS = {"slot_attention": "pixels", "oracle": "state", "features": "features"}

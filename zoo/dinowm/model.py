@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepakit.zoo.base import Losses
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.dinowm.config import DINOWMConfig
 from jepakit.zoo.frozen import FrozenEncoderModel
 from jepakit.zoo.layers.frame_causal import FrameCausalPredictor
 from jepakit.zoo.layers.imagine import imagine
 from jepakit.zoo.layers.transformer import NONE, Cache
+from jepakit.zoo.trainable import Losses
 
 
 class DINOWMModel(FrozenEncoderModel):

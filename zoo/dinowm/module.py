@@ -9,6 +9,7 @@ import torch
 
 from jepakit.zoo.dinowm.config import DINOWMConfig
 from jepakit.zoo.dinowm.model import DINOWMModel
+from jepakit.zoo.frozen_features import FrozenFeatures, ReadsFrozenFeatures
 from jepakit.zoo.module import OptimizerConfig, WorldModelModule
 
 _PAPER_SIZE = DINOWMConfig()
@@ -16,7 +17,7 @@ _PAPER_OPTIMIZER = OptimizerConfig(lr=5e-4)
 _FRAMES = 1024  # that convolutions are standardised by
 
 
-class DINOWM(WorldModelModule):
+class DINOWM(WorldModelModule, ReadsFrozenFeatures):
     """DINO-WM (arXiv 2411.04983): see ``DINOWMConfig`` for its sizes and ``DINOWMModel`` for its equations.
 
     ``encoder_weights`` says where the frozen encoder's weights come from when a training starts: a folder or Hub id
@@ -56,6 +57,25 @@ class DINOWM(WorldModelModule):
             rows = np.concatenate([source.offsets[e] + np.arange(source.lengths[e]) for e in episodes])
             some = rows[np.linspace(0, len(rows) - 1, min(_FRAMES, len(rows))).astype(int)]
             self.model.fit_tokens(torch.from_numpy(source.read("pixels", some)))
+
+    def frozen_features(self, data: Any) -> FrozenFeatures:  # noqa: ANN401 (a data module)
+        """The encoder's tokens, see ``FeatureCache``."""
+        self.prepare_encoder(data)
+        model, config = self.model, self.model.config
+        model.require_encoder()
+        identity = {
+            "encoder": model.encoder.fingerprint(),
+            "image_size": config.image_size,
+            "encoder_size": config.encoder_size,
+            "tokens": config.tokens,
+        }
+        return FrozenFeatures(
+            name=config.encoder,
+            network=model,
+            shape=(config.tokens, config.token_width),
+            identity=identity,
+            compute=lambda observation: model.features(observation)[0],
+        )
 
     def on_fit_start(self) -> None:
         """Refuse to train on a random encoder; a resumed checkpoint has brought its own by now."""

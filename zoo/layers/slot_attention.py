@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepakit.zoo.base import Losses
 from jepakit.zoo.config import require_multiple
 from jepakit.zoo.layers.slot_decoders import PATCH, BroadcastDecoder, SoftPositions, start_lively
+from jepakit.zoo.trainable import Losses
 
 _EPSILON = 1e-8
 _SHARPNESS = 4.0

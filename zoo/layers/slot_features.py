@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepakit.zoo.base import Losses
 from jepakit.zoo.layers.slot_attention import SlotEncoder
 from jepakit.zoo.layers.slot_decoders import SlotMixer
+from jepakit.zoo.trainable import Losses
 
 
 class FeatureSlotAutoencoder(SlotEncoder):

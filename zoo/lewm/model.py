@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from jepakit.zoo.base import Losses
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.lewm.config import LeWMConfig
 from jepakit.zoo.losses.sigreg import random_directions, sigreg
+from jepakit.zoo.trainable import Losses
 from jepakit.zoo.vector import VectorModel
 
 

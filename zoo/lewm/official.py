@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jepakit.zoo.base import neutral_statistics
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.files import locate, read_json
 from jepakit.zoo.lewm.config import LeWMConfig
 from jepakit.zoo.lewm.model import LeWMModel
+from jepakit.zoo.trainable import neutral_statistics
 from jepakit.zoo.weights import Checkpoint
 
 _CONFIG_FILE = "config.json"

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepakit.zoo.base import Losses
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.layers.heads import InverseDynamics
 from jepakit.zoo.layers.predictor import Predictor
 from jepakit.zoo.layers.transformer import Cache
 from jepakit.zoo.losses import vicreg
 from jepakit.zoo.pldm.config import PLDMConfig
+from jepakit.zoo.trainable import Losses
 from jepakit.zoo.vector import VectorModel
 
 _REGULARISERS = {

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepakit.zoo.base import Losses, WorldModel
+from jepakit.zoo.base import WorldModel
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.layers.frame_causal import FrameCausalPredictor
 from jepakit.zoo.layers.imagine import imagine
 from jepakit.zoo.layers.transformer import NONE, Cache
 from jepakit.zoo.layers.vit import PatchEncoder
+from jepakit.zoo.trainable import Losses
 from jepakit.zoo.vjepa.config import VJEPAConfig
 from jepakit.zoo.vjepa.masking import MaskPredictor, draw_masks
 

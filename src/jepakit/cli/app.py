@@ -22,7 +22,7 @@ from jepakit.export.bundle import Bundle, Precision
 from jepakit.planning.evaluation.protocol import EvaluationConfig
 from jepakit.planning.evaluation.report import Evaluation
 from jepakit.zoo import from_pretrained
-from jepakit.zoo.module import WorldModelModule
+from jepakit.zoo.module import TrainingModule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class App(LightningCLI):
 
     def __init__(self, args: list[str], *, run: bool = True) -> None:
         super().__init__(
-            WorldModelModule,
+            TrainingModule,
             EpisodeDataModule,
             trainer_class=Trainer,
             trainer_defaults={"callbacks": [RichProgressBar(), RunEstimate()]},

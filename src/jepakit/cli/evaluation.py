@@ -24,18 +24,33 @@ from jepakit.planning.evaluation.report import Evaluation
 from jepakit.planning.policies import Policy, RandomPolicy, Scripted, StayPolicy
 from jepakit.planning.settings import PlannerConfig
 from jepakit.zoo.base import WorldModel
+from jepakit.zoo.controller.model import ControllerModel, load_controller
 from jepakit.zoo.readout import Readout
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlannerConfig(PlannerConfig):
-    """How to plan with PyTorch: on how many ``threads`` (see ``TorchBackend``), with which file's ``readout``.
+    """How to plan with PyTorch: on how many ``threads`` (see ``TorchBackend``), with which ``readout`` and controller.
 
-    The readout (``jepakit.zoo.readout``) is for objectives in physical quantities.
+    The file of a readout (``jepakit.zoo.readout``) is for objectives in physical quantities; ``controller_weights``, a
+    folder or Hub id, for the solver ``controller`` and for ``proposals``.
     """
 
     threads: int | None = None
     readout: str | None = None
+    controller_weights: str | None = None
+
+    def load_readout(self) -> Readout | None:
+        """Read the readout, if there is one."""
+        return Readout.load(self.readout) if self.readout else None
+
+    def load_controller(self) -> ControllerModel | None:
+        """Read the controller, if there is one."""
+        return load_controller(self.controller_weights) if self.controller_weights else None
+
+    def backend(self, model: WorldModel) -> TorchBackend:
+        """Put the model behind PyTorch."""
+        return TorchBackend(model, self.load_readout(), controller=self.load_controller(), threads=self.threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +87,8 @@ def evaluate_model(
     make_environment = environment_factory(data)
     check_fit(model, data)
     manifest = Manifest.load(Path(tasks.list)) if tasks.list else tasks_of(data, tasks)
-    readout = Readout.load(planner.readout) if planner.readout else None
     policies: dict[str, Policy] = {
-        model.name: planner.policy(TorchBackend(model, readout, threads=planner.threads)),
+        model.name: planner.policy(planner.backend(model)),
         "random": RandomPolicy.uniform(*_bounds(data)),
         "stay": StayPolicy(data.action_dim),
     }

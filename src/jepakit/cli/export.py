@@ -13,7 +13,6 @@ from jepakit.export.bundle import Bundle, Precision
 from jepakit.export.exporter import export_bundle
 from jepakit.export.verify import Queries
 from jepakit.zoo.base import WorldModel
-from jepakit.zoo.readout import Readout
 
 
 def export_model(
@@ -47,7 +46,8 @@ def export_model(
         precision=precision,
         opset=opset,
         planner=planner,
-        readout=Readout.load(planner.readout) if planner.readout else None,
+        readout=planner.load_readout(),
+        controller=planner.load_controller(),
         queries=drawn,
         licence=licence,
         overwrite=overwrite,

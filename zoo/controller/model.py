@@ -1,0 +1,200 @@
+"""A controller on a frozen world model: from where it is, where it should be and how far that is, to actions.
+
+Shape letters: B batch, N latent tokens per frame, D latent width, M modes, G raw actions at once, C raw action width,
+K = G / F blocks, A action-block width, W width. Symbols: z latents of the frame, g of the goal, h offset in environment
+steps, a standardised actions, π weights of modes, σ their common deviation.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jepakit.zoo.config import parse_config
+from jepakit.zoo.controller.config import ControllerConfig
+from jepakit.zoo.files import fingerprint
+from jepakit.zoo.layers.transformer import Attention, Block, FeedForward
+from jepakit.zoo.trainable import Losses, Trainable
+from jepakit.zoo.weights import build_model, read_checkpoint
+
+_SLOWEST = 1000.0  # longest wave of the offset's encoding, in environment steps, over 2π
+
+
+class ControllerModel(Trainable):
+    """Goal-conditioned behaviour cloning on latents, after GC-IDM (arXiv 2605.08732), with several modes.
+
+    A mixture of ``modes`` Gaussians over the next G actions, whose common deviation is learned: with one mode, the
+    mean that minimises the squared error.
+    """
+
+    name: ClassVar[str] = "controller"
+    config: ControllerConfig
+
+    def __init__(self, config: ControllerConfig | Mapping[str, Any]) -> None:
+        config = parse_config(ControllerConfig, config, where="config")
+        super().__init__(config)
+        self.reader = VectorReader(config) if config.tokens == 1 else TokenReader(config)
+        widths = [self.reader.features, *[config.width] * config.depth]
+        self.body = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(before, after), nn.LayerNorm(after), nn.GELU(), nn.Dropout(config.dropout))
+                for before, after in itertools.pairwise(widths)
+            )
+        )
+        self.norm = nn.LayerNorm(config.width, elementwise_affine=False)
+        self.modulation = nn.Linear(config.offset_features, 2 * config.width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.actions = nn.Linear(config.width, config.modes * config.steps * config.action_dim)
+        self.weights = nn.Linear(config.width, config.modes)
+        self.log_sigma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, latents: Tensor, goal: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised actions (B, M, G, C) and log π (B, M) of latents and goal (B, N, D) and offsets (B,)."""
+        x = self.body(self.reader(latents, goal))
+        shift, scale = self.modulation(self._encode(offset)).chunk(2, dim=-1)
+        x = self.norm(x) * (1 + scale) + shift
+        shape = (-1, self.config.modes, self.config.steps, self.config.action_dim)
+        return self.actions(x).reshape(shape), F.log_softmax(self.weights(x), dim=-1)
+
+    def propose(self, latents: Tensor, goal: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw blocks (B, M, K, A) within the action bounds and log π (B, M); arguments as in ``forward``."""
+        actions, log_weights = self(latents, goal, offset)
+        mean, std = self._per_action()
+        raw = torch.minimum(torch.maximum(actions * std + mean, self.action_low), self.action_high)
+        return raw.reshape(*raw.shape[:2], -1, self.config.block_width), log_weights
+
+    def check_world_model(self, model: nn.Module) -> None:
+        """Raise ``ValueError`` unless ``model`` is the world model whose latents the controller was trained on."""
+        found = fingerprint(model)
+        if found != self.config.world_model:
+            raise ValueError(
+                f"controller: was trained on the latents of a world model with the fingerprint "
+                f"{self.config.world_model[:12] or 'none'}, found {found[:12]}; plan with that model, or train a "
+                "controller for this one"
+            )
+
+    def losses(self, batch: Mapping[str, Tensor], step: int = 0) -> Losses:
+        """−log Σ_m π_m N(a; a_m, σ²) per number of a, over the actions before the goal.
+
+        Of a batch of goal pairs: latents ``features`` (B, 2, N, D), raw ``action`` (B, G, C), ``offset`` (B,).
+        """
+        self._check(batch)
+        features, offset = batch["features"].to(self.action_mean.dtype), batch["offset"]
+        found, log_weights = self(features[:, 0], features[:, 1], offset)
+        mean, std = self._per_action()
+        wanted = ((batch["action"] - mean) / std).unsqueeze(1)
+        before = (torch.arange(self.config.steps, device=offset.device) < offset.unsqueeze(1)).to(found.dtype)
+        errors = ((found - wanted).square().sum(dim=3) * before.unsqueeze(1)).sum(dim=2)  # (B, M)
+        count = self.config.action_dim * before.sum(dim=1)
+        log_density = -0.5 * errors * torch.exp(-2 * self.log_sigma) - count.unsqueeze(1) * self.log_sigma
+        total = -torch.logsumexp(log_weights + log_density, dim=1).sum() / count.sum()
+        chosen = errors.gather(1, log_weights.argmax(dim=1, keepdim=True)).sum() / count.sum()
+        nearest = errors.amin(dim=1).sum() / count.sum()
+        return Losses(total=total, terms={"likeliest_mse": chosen, "nearest_mse": nearest}, outputs={})
+
+    def _per_action(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (C,) of one raw action; those of a block repeat them."""
+        return self.action_mean[: self.config.action_dim], self.action_std[: self.config.action_dim]
+
+    def _encode(self, offset: Tensor) -> Tensor:
+        """Sines and cosines (B, offset_features) of offsets (B,)."""
+        waves = torch.arange(self.config.offset_features // 2, device=offset.device)
+        frequency = torch.exp(-math.log(_SLOWEST) * waves / len(waves))
+        angle = offset.unsqueeze(1).to(frequency.dtype) * frequency
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+    def _check(self, batch: Mapping[str, Tensor]) -> None:
+        config = self.config
+        missing = [name for name in ("features", "action", "offset") if name not in batch]
+        if missing:
+            raise ValueError(
+                f"batch: found keys {sorted(batch)}, expected also {missing}: a controller learns from goal pairs; set "
+                "goals in the data module, and the callback FeatureCache"
+            )
+        expected = {
+            "features": (2, config.tokens, config.latent_width),
+            "action": (config.steps, config.action_dim),
+        }
+        for name, shape in expected.items():
+            if tuple(batch[name].shape[1:]) != shape:
+                raise ValueError(f"{name}: found shape {tuple(batch[name].shape)}, expected (batch, {shape})")
+
+
+def load_controller(source: str | Path, *, revision: str | None = None) -> ControllerModel:
+    """Load a saved controller in eval mode, from a folder or Hub id, without importing Lightning.
+
+    Raises ``ValueError`` for a checkpoint of something else.
+    """
+    checkpoint = read_checkpoint(source, revision=revision)
+    model = build_model(checkpoint)
+    if not isinstance(model, ControllerModel):
+        raise ValueError(f"{checkpoint.source}: found a {checkpoint.name}, expected a controller")
+    return model
+
+
+class Standardise(nn.BatchNorm1d):
+    """Batch norm that in evaluation is written as what it is, a subtraction and a product, for the exporter's sake."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, W) to zero mean and unit variance."""
+        if self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        return (x - self.running_mean) * torch.rsqrt(self.running_var + self.eps)
+
+
+class VectorReader(nn.Module):
+    """Standardised z and g side by side, for one latent vector per frame."""
+
+    def __init__(self, config: ControllerConfig) -> None:
+        super().__init__()
+        self.features = 2 * config.latent_width
+        self.standardise = Standardise(self.features, affine=False)
+
+    def forward(self, latents: Tensor, goal: Tensor) -> Tensor:
+        """Features (B, 2 · D) of two latents (B, 1, D)."""
+        out: Tensor = self.standardise(torch.cat([latents, goal], dim=1).flatten(1))
+        return out
+
+
+class TokenReader(nn.Module):
+    """A small transformer over the tokens of both frames, averaged per frame.
+
+    Tokens have learned positions if they keep their places; object slots, which do not, have none, so that their order
+    does not matter.
+    """
+
+    def __init__(self, config: ControllerConfig) -> None:
+        super().__init__()
+        width = config.token_features
+        self.features = 2 * width
+        self.embed = nn.Linear(config.latent_width, width)
+        self.frame = nn.Parameter(0.02 * torch.randn(2, 1, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(config.tokens, width)) if config.ordered else None
+        heads, head_dim = config.token_heads, width // config.token_heads
+        self.blocks = nn.ModuleList(
+            Block(Attention(width, heads=heads, head_dim=head_dim, qkv_bias=True), FeedForward(width, 2 * width))
+            for _ in range(config.token_depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, latents: Tensor, goal: Tensor) -> Tensor:
+        """Features (B, 2 · token_features) of two frames' tokens (B, N, D)."""
+        x = self.embed(torch.stack([latents, goal], dim=1)) + self.frame
+        if self.positions is not None:
+            x = x + self.positions
+        tokens = x.shape[2]
+        x = x.flatten(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.norm(x).unflatten(1, (2, tokens)).mean(dim=2).flatten(1)
+        return out
