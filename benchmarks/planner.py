@@ -11,9 +11,11 @@ Weights are random, with the spread of the actions' modulation at 0.1, so that c
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from plain_lewm import PlainLeWM, make_pair
 from torch.utils.flop_counter import FlopCounterMode
 
 from jepakit.cli.runtime import keep_freed_memory
-from jepakit.export import Queries, VerificationError, export_bundle
+from jepakit.export import Bundle, Queries, VerificationError, export_bundle
 from jepakit.export.runtime.onnx_backend import OnnxBackend
 from jepakit.export.runtime.torch_backend import TorchBackend
 from jepakit.planning import Observation, PlannerSpec
@@ -81,6 +83,11 @@ def random_queries(spec: PlannerSpec, count: int) -> Queries:
     )
 
 
+def exported(model: WorldModel, folder: Path, **options: Any) -> Bundle:  # noqa: ANN401 (export_bundle's)
+    """The bundle in ``folder``, made if it is not there: weights follow from seeds, so an earlier run's is the same."""
+    return Bundle.open(folder) if folder.exists() else export_bundle(model, folder, horizon=HORIZON, **options)
+
+
 def operations(call: Callable[[], object]) -> float:
     """Floating-point operations of PyTorch's matrix products in a call."""
     with FlopCounterMode(display=False) as counter:
@@ -92,7 +99,7 @@ def variants(bench: Benchmark, plain: PlainLeWM, ours: LeWMModel, folder: Path) 
     """Calls that score the same candidates."""
     backend = TorchBackend(ours, threads=THREADS)
     problem = Problem(backend.spec)
-    full = OnnxBackend(export_bundle(ours, folder / "fp32", horizon=HORIZON), threads=THREADS)
+    full = OnnxBackend(exported(ours, folder / "fp32"), threads=THREADS)
     calls = {
         "naive, PyTorch": lambda: problem.score_naively(plain),
         "ours, PyTorch": lambda: problem.score(backend),
@@ -101,7 +108,7 @@ def variants(bench: Benchmark, plain: PlainLeWM, ours: LeWMModel, folder: Path) 
     queries = random_queries(backend.spec, 1 if bench.quick else 3)
     short = PlannerConfig.parse({"cem": {"samples": CANDIDATES, "elites": 30, "iterations": 5}}, where="verification")
     try:
-        bundle = export_bundle(ours, folder / "int8", horizon=HORIZON, precision="int8", queries=queries, planner=short)
+        bundle = exported(ours, folder / "int8", precision="int8", queries=queries, planner=short)
     except VerificationError as error:
         bench.row(case="int8 refused", reason=str(error))
     else:
@@ -216,7 +223,7 @@ def nano(bench: Benchmark, folder: Path) -> None:
     model = make_nano()
     backends = {
         "PyTorch": TorchBackend(model, threads=1),
-        "ONNX Runtime": OnnxBackend(export_bundle(model, folder / "nano", horizon=HORIZON), threads=1),
+        "ONNX Runtime": OnnxBackend(exported(model, folder / "nano"), threads=1),
     }
     for name, backend in backends.items():
         found = measure_latency(planning(backend, fast_planner()), repeats=20 if bench.quick else 300, warmup=5)
@@ -246,14 +253,18 @@ def bounded(model: LeWMModel) -> LeWMModel:
 
 
 def main() -> None:
-    bench = start("planner", __doc__)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bundles", type=Path, help="keep the exported bundles there, and use those of an earlier run")
+    bench = start("planner", __doc__, parser)
     keep_freed_memory()
     torch.set_num_threads(THREADS)
     peak = matmul_flops()
     bench.row(case="machine", threads=THREADS, matmul_gflop_per_s=peak / 1e9)
-    with tempfile.TemporaryDirectory() as folder:
-        paper_size(bench, Path(folder), peak)
-        nano(bench, Path(folder))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = (bench.options.bundles or Path(scratch)) / ("quick" if bench.quick else "full")
+        folder.mkdir(parents=True, exist_ok=True)
+        paper_size(bench, folder, peak)
+        nano(bench, folder)
     families(bench, peak)
     bench.finish()
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from jepakit.zoo.base import WorldModel, WorldModelConfig
-from jepakit.zoo.config import require_multiple
+from jepakit.zoo.config import at_least, require_multiple
 from jepakit.zoo.layers.cnn import CNNEncoder, total_stride
 from jepakit.zoo.layers.heads import ActionEncoder, Projector
 from jepakit.zoo.layers.imagine import imagine
 from jepakit.zoo.layers.predictor import CausalPredictor, Predictor
+from jepakit.zoo.layers.prefix import PrefixPredictor
 from jepakit.zoo.layers.transformer import LAST, NONE, Cache
 from jepakit.zoo.layers.vit import ViTEncoder
 
@@ -29,6 +31,9 @@ class VectorModelConfig(WorldModelConfig):
     """The architecture of LeWM (arXiv 2603.19312), size ``tiny``; ``nano()`` is for 64-pixel frames on a CPU.
 
     ``encoder`` chooses between the ``vit_*`` and the ``cnn_*`` fields.
+
+    ``prefix`` above 0 predicts so many frames in one call, from one frame and every prefix of the actions
+    (``PrefixPredictor``), with ``prefix_depth`` layers to read these; the history is then 1.
     """
 
     encoder: Literal["vit", "cnn"] = "vit"
@@ -49,11 +54,15 @@ class VectorModelConfig(WorldModelConfig):
     predictor_head_dim: int = 64
     predictor_mlp: int = 2048
     dropout: float = 0.1
+    prefix: int = at_least(0, default=0)
+    prefix_depth: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: found {self.dropout}, expected 0 <= dropout < 1")
+        if self.prefix and self.history != 1:
+            raise ValueError(f"history: found {self.history} with prefix {self.prefix}, expected 1: it reads one frame")
         if self.encoder == "vit":
             require_multiple("image_size", self.image_size, "patch_size", self.patch_size)
             require_multiple("vit_width", self.vit_width, "vit_heads", self.vit_heads)
@@ -61,6 +70,11 @@ class VectorModelConfig(WorldModelConfig):
             if not self.cnn_channels or min(self.cnn_channels) < 1:
                 raise ValueError(f"cnn_channels: found {list(self.cnn_channels)}, expected positive numbers")
             require_multiple("image_size", self.image_size, "cnn_channels' stride", total_stride(self.cnn_channels))
+
+    @property
+    def predictions(self) -> int:
+        """Frames of a training window after the history."""
+        return self.prefix or 1
 
     @classmethod
     def tiny(cls: type[C]) -> C:
@@ -97,16 +111,7 @@ class VectorModel(WorldModel):
         self.action_encoder = ActionEncoder(
             config.block_width, mixed=config.action_mixed, hidden=config.action_hidden, width_out=width
         )
-        self.predictor: Predictor = CausalPredictor(
-            width,
-            history=config.history,
-            width=config.predictor_width,
-            depth=config.predictor_depth,
-            heads=config.predictor_heads,
-            head_dim=config.predictor_head_dim,
-            mlp=config.predictor_mlp,
-            dropout=config.dropout,
-        )
+        self.predictor: Predictor | PrefixPredictor = _predictor(config)
         self.prediction_projector: nn.Module = Projector(width, config.projector_hidden, width)
 
     def encode(self, observation: Mapping[str, Tensor]) -> Tensor:
@@ -125,8 +130,28 @@ class VectorModel(WorldModel):
         self.check_actions("actions", actions, tuple(latents.shape[:2]))
         return self.predict_next(latents.squeeze(2), self.embed_actions(actions)).unsqueeze(2)
 
+    def predict_window(self, z: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """ẑ and what it should be, each (B, any, D), for a training window of z (B, T, D) and a (B, T-1, D).
+
+        Every position from all before it; with ``prefix``, every later frame from every frame, the first frame's
+        predictions first.
+        """
+        if not self.config.prefix:
+            return self.predict_next(z[:, :-1], a), z[:, 1:]
+        last = z.shape[1] - 1
+        parts = [self._predict_ahead(z[:, start], a[:, start:]) for start in range(last)]
+        return torch.cat(parts, dim=1), torch.cat([z[:, start + 1 :] for start in range(last)], dim=1)
+
+    def _predict_ahead(self, z: Tensor, a: Tensor) -> Tensor:
+        """ẑ (B, K, D) after every prefix of embedded actions a (B, K, D) from z (B, D), K up to ``prefix``."""
+        predicted: Tensor = self.prediction_projector(self.predictor(z, a))
+        return predicted
+
     def predict_next(self, z: Tensor, a: Tensor, *, last_only: bool = False) -> Tensor:
         """ẑ (B, H, D), or (B, 1, D) of the last position only, from latents z and embedded actions a (B, H, D)."""
+        if self.config.prefix:
+            ahead = self._predict_ahead(z.flatten(0, 1), a.flatten(0, 1).unsqueeze(1))
+            return ahead.reshape(z.shape)
         predicted: Tensor = self.prediction_projector(self.predictor(z, a, last_only=last_only))
         return predicted
 
@@ -145,13 +170,28 @@ class VectorModel(WorldModel):
         samples, horizon = candidates.shape[1:3]
         self.check_actions("past_actions", past_actions, (batch, frames - 1))
         self.check_actions("candidates", candidates, (batch, samples, horizon))
+        if isinstance(self.predictor, PrefixPredictor):
+            return self._leap(latents[:, -1, 0], self.embed_actions(candidates)).unsqueeze(3)
         past, following = (
             self.predictor.modulations(self.embed_actions(actions)) for actions in (past_actions, candidates)
         )
         return imagine(latents, past, following, history=self.config.history, extend=self._extend)
 
+    def _leap(self, z: Tensor, a: Tensor) -> Tensor:
+        """ẑ (B, S, K, D) from z (B, D) and embedded candidates a (B, S, K, D), ``prefix`` blocks at a time.
+
+        Farther than it was trained for, it goes on from the last latent it has predicted.
+        """
+        now = z.unsqueeze(1).expand(-1, a.shape[1], -1).flatten(0, 1)
+        parts = []
+        for actions in torch.split(a.flatten(0, 1), self.config.prefix, dim=1):
+            parts.append(self._predict_ahead(now, actions))
+            now = parts[-1][:, -1]
+        return torch.cat(parts, dim=1).reshape(a.shape)
+
     def _extend(self, z: Tensor, modulations: Sequence[Tensor], before: Cache, wanted: bool) -> tuple[Tensor, Cache]:
         """See ``jepakit.zoo.layers.imagine.Extend``."""
+        assert isinstance(self.predictor, Predictor)
         predicted, cache = self.predictor.extend(z.squeeze(2), modulations, before, only=LAST if wanted else NONE)
         return self.prediction_projector(predicted).unsqueeze(2), cache
 
@@ -159,6 +199,20 @@ class VectorModel(WorldModel):
         """‖ẑ − z_goal‖² (B, S), of predicted (B, S, 1, D) and goal (B, 1, D) latents."""
         self.check_goal(predicted, goal)
         return (predicted - goal.unsqueeze(1)).square().sum(dim=(2, 3))
+
+
+def _predictor(config: VectorModelConfig) -> Predictor | PrefixPredictor:
+    sizes: dict[str, Any] = {
+        "width": config.predictor_width,
+        "depth": config.predictor_depth,
+        "heads": config.predictor_heads,
+        "head_dim": config.predictor_head_dim,
+        "mlp": config.predictor_mlp,
+        "dropout": config.dropout,
+    }
+    if config.prefix:
+        return PrefixPredictor(config.latent_dim, horizon=config.prefix, prefix_depth=config.prefix_depth, **sizes)
+    return CausalPredictor(config.latent_dim, history=config.history, **sizes)
 
 
 def _encoder(config: VectorModelConfig) -> ViTEncoder | CNNEncoder:

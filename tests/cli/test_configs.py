@@ -36,6 +36,8 @@ RUNNABLE = {
     "lewm nano with a small search": ["lewm.yaml", "size/nano.yaml", "plan/nano.yaml"],
     "lewm nano with any search": ["lewm.yaml", "size/nano.yaml", *(f"plan/{name}.yaml" for name in SEARCHES)],
     "demo": ["demo.yaml"],
+    "fastlewm": ["fastlewm.yaml"],
+    "fastlewm nano on Two-Room": ["fastlewm.yaml", "data/tworoom.yaml", "size/nano.yaml"],
     "controller": ["controller.yaml"],
     "controller on Two-Room": ["controller.yaml", "data/tworoom.yaml"],
 }

@@ -36,6 +36,7 @@ SLOTS = {**WORLD, **PREDICTOR, "slot_dim": 8, "slot_channels": 4, "slot_hidden":
 MODELS = {
     "lewm": (LeWMModel, {**VECTOR, **VIT, "encoder": "vit", "history": 2, "directions": 16}, 2),
     "pldm": (PLDMModel, {**VECTOR, "history": 1, "predictor": "recurrent", "recurrent_hidden": 16}, 2),
+    "fastlewm": (LeWMModel, {**VECTOR, "history": 1, "directions": 16, "prefix": 2, "prefix_depth": 1}, 3),
     "dinowm": (
         DINOWMModel,
         {

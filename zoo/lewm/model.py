@@ -44,11 +44,11 @@ class LeWMModel(VectorModel):
         Of latents z (B, T, D) and embedded actions a (B, T-1, D), with SIGReg's ``directions`` (D, P). Neither
         term stops gradients.
         """
-        predicted = self.predict_next(z[:, :-1], a)
-        prediction = F.mse_loss(predicted, z[:, 1:])
+        predicted, following = self.predict_window(z, a)
+        prediction = F.mse_loss(predicted, following)
         regulariser = sigreg(z, directions, knots=self.config.knots, across_ranks=self.training)
         return Losses(
             total=prediction + self.config.lambda_ * regulariser,
             terms={"prediction": prediction, "sigreg": regulariser},
-            outputs={"latents": z.unsqueeze(2), "predictions": predicted.unsqueeze(2)},
+            outputs={"latents": z.unsqueeze(2), "predictions": predicted[:, : z.shape[1] - 1].unsqueeze(2)},
         )

@@ -30,6 +30,8 @@ class PLDMConfig(VectorModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.prefix and self.predictor == "recurrent":
+            raise ValueError(f"prefix: found {self.prefix} with a recurrent predictor, expected 0")
         for term, weight in self.weights.items():
             if weight < 0.0:
                 raise ValueError(f"{term}_weight: found {weight}, expected at least 0")

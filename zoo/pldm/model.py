@@ -79,8 +79,8 @@ class PLDMModel(VectorModel):
         No term stops gradients. The inverse dynamics predict *standardised* actions. Statistics over the batch are
         those of the rank's own batch.
         """
-        predicted = self.predict_window(z, self.embed_actions(actions))
-        prediction = F.mse_loss(predicted, z[:, 1:])
+        predicted, following = self.predict_window(z, self.embed_actions(actions))
+        prediction = F.mse_loss(predicted, following)
         weights = {term: weight for term, weight in self.config.weights.items() if weight > 0.0}
         terms = {term: function(z) for term, function in _REGULARISERS.items() if term in weights}
         if "inverse_dynamics" in weights:
@@ -92,18 +92,14 @@ class PLDMModel(VectorModel):
         return Losses(
             total=total,
             terms={"prediction": prediction, **terms},
-            outputs={"latents": z.unsqueeze(2), "predictions": predicted.unsqueeze(2)},
+            outputs={"latents": z.unsqueeze(2), "predictions": predicted[:, : z.shape[1] - 1].unsqueeze(2)},
         )
 
-    def predict_window(self, z: Tensor, a: Tensor) -> Tensor:
-        """ẑ (B, T-1, D) of a training window's frames after the first, from z (B, T, D) and a (B, T-1, D).
-
-        The transformer sees every real frame up to each position; the recurrent predictor is unrolled from the
-        first, reading its own predictions.
-        """
+    def predict_window(self, z: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``VectorModel``; the recurrent predictor is unrolled from the first frame and reads what it predicts."""
         if self.config.predictor == "transformer":
-            return self.predict_next(z[:, :-1], a)
+            return super().predict_window(z, a)
         unrolled = [z[:, :1]]
         for now in range(a.shape[1]):
             unrolled.append(self.predict_next(unrolled[-1], a[:, now : now + 1]))
-        return torch.cat(unrolled[1:], dim=1)
+        return torch.cat(unrolled[1:], dim=1), z[:, 1:]
