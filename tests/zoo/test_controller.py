@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jepakit.zoo import CJEPAModel, Controller, ControllerConfig, ControllerModel, LeWM, LeWMModel, from_pretrained
-from jepakit.zoo.controller.model import load_controller
+from jepakit.zoo.latents import load_latent_model
 from jepakit.zoo.weights import save_pretrained
 
 torch.set_num_threads(1)
@@ -143,7 +143,7 @@ def test_a_controller_knows_its_world_model(world_model, tmp_path):
     assert loaded.model.config == module.model.config
     for name, value in module.model.state_dict().items():
         assert torch.equal(value, loaded.model.state_dict()[name])
-    assert torch.equal(load_controller(saved).log_sigma, module.model.log_sigma)
+    assert torch.equal(load_latent_model(ControllerModel, saved).log_sigma, module.model.log_sigma)
     assert not any("frozen" in name or "encoder" in name for name in loaded.state_dict())
     with pytest.raises(ValueError, match="world_model: found nothing"):
         loaded.world_model  # noqa: B018
@@ -157,7 +157,7 @@ def test_a_controller_is_no_world_model(world_model, tmp_path):
     with pytest.raises(ValueError, match="found a controller, expected a world model"):
         Controller(SMALL, world_model=str(saved))
     with pytest.raises(ValueError, match="found a lewm, expected a controller"):
-        load_controller(folder)
+        load_latent_model(ControllerModel, folder)
     with pytest.raises(ValueError, match="found a checkpoint of Controller, expected LeWM"):
         LeWM.from_pretrained(saved)
 

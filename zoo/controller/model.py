@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -19,15 +18,13 @@ from torch import Tensor, nn
 
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.controller.config import ControllerConfig
-from jepakit.zoo.files import fingerprint
-from jepakit.zoo.layers.transformer import Attention, Block, FeedForward
-from jepakit.zoo.trainable import Losses, Trainable
-from jepakit.zoo.weights import build_model, read_checkpoint
+from jepakit.zoo.latents import LatentModel
+from jepakit.zoo.trainable import Losses
 
 _SLOWEST = 1000.0  # longest wave of the offset's encoding, in environment steps, over 2π
 
 
-class ControllerModel(Trainable):
+class ControllerModel(LatentModel):
     """Goal-conditioned behaviour cloning on latents, after GC-IDM (arXiv 2605.08732), with several modes.
 
     A mixture of ``modes`` Gaussians over the next G actions, whose common deviation is learned: with one mode, the
@@ -40,7 +37,6 @@ class ControllerModel(Trainable):
     def __init__(self, config: ControllerConfig | Mapping[str, Any]) -> None:
         config = parse_config(ControllerConfig, config, where="config")
         super().__init__(config)
-        self.reader = VectorReader(config) if config.tokens == 1 else TokenReader(config)
         widths = [self.reader.features, *[config.width] * config.depth]
         self.body = nn.Sequential(
             *(
@@ -71,22 +67,12 @@ class ControllerModel(Trainable):
         raw = torch.minimum(torch.maximum(actions * std + mean, self.action_low), self.action_high)
         return raw.reshape(*raw.shape[:2], -1, self.config.block_width), log_weights
 
-    def check_world_model(self, model: nn.Module) -> None:
-        """Raise ``ValueError`` unless ``model`` is the world model whose latents the controller was trained on."""
-        found = fingerprint(model)
-        if found != self.config.world_model:
-            raise ValueError(
-                f"controller: was trained on the latents of a world model with the fingerprint "
-                f"{self.config.world_model[:12] or 'none'}, found {found[:12]}; plan with that model, or train a "
-                "controller for this one"
-            )
-
     def losses(self, batch: Mapping[str, Tensor], step: int = 0) -> Losses:
         """−log Σ_m π_m N(a; a_m, σ²) per number of a, over the actions before the goal.
 
         Of a batch of goal pairs: latents ``features`` (B, 2, N, D), raw ``action`` (B, G, C), ``offset`` (B,).
         """
-        self._check(batch)
+        self.check_goals(batch, {"action": (self.config.steps, self.config.action_dim)})
         features, offset = batch["features"].to(self.action_mean.dtype), batch["offset"]
         found, log_weights = self(features[:, 0], features[:, 1], offset)
         mean, std = self._per_action()
@@ -110,91 +96,3 @@ class ControllerModel(Trainable):
         frequency = torch.exp(-math.log(_SLOWEST) * waves / len(waves))
         angle = offset.unsqueeze(1).to(frequency.dtype) * frequency
         return torch.cat([angle.sin(), angle.cos()], dim=1)
-
-    def _check(self, batch: Mapping[str, Tensor]) -> None:
-        config = self.config
-        missing = [name for name in ("features", "action", "offset") if name not in batch]
-        if missing:
-            raise ValueError(
-                f"batch: found keys {sorted(batch)}, expected also {missing}: a controller learns from goal pairs; set "
-                "goals in the data module, and the callback FeatureCache"
-            )
-        expected = {
-            "features": (2, config.tokens, config.latent_width),
-            "action": (config.steps, config.action_dim),
-        }
-        for name, shape in expected.items():
-            if tuple(batch[name].shape[1:]) != shape:
-                raise ValueError(f"{name}: found shape {tuple(batch[name].shape)}, expected (batch, {shape})")
-
-
-def load_controller(source: str | Path, *, revision: str | None = None) -> ControllerModel:
-    """Load a saved controller in eval mode, from a folder or Hub id, without importing Lightning.
-
-    Raises ``ValueError`` for a checkpoint of something else.
-    """
-    checkpoint = read_checkpoint(source, revision=revision)
-    model = build_model(checkpoint)
-    if not isinstance(model, ControllerModel):
-        raise ValueError(f"{checkpoint.source}: found a {checkpoint.name}, expected a controller")
-    return model
-
-
-class Standardise(nn.BatchNorm1d):
-    """Batch norm that in evaluation is written as what it is, a subtraction and a product, for the exporter's sake."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (B, W) to zero mean and unit variance."""
-        if self.training:
-            return super().forward(x)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        return (x - self.running_mean) * torch.rsqrt(self.running_var + self.eps)
-
-
-class VectorReader(nn.Module):
-    """Standardised z and g side by side, for one latent vector per frame."""
-
-    def __init__(self, config: ControllerConfig) -> None:
-        super().__init__()
-        self.features = 2 * config.latent_width
-        self.standardise = Standardise(self.features, affine=False)
-
-    def forward(self, latents: Tensor, goal: Tensor) -> Tensor:
-        """Features (B, 2 · D) of two latents (B, 1, D)."""
-        out: Tensor = self.standardise(torch.cat([latents, goal], dim=1).flatten(1))
-        return out
-
-
-class TokenReader(nn.Module):
-    """A small transformer over the tokens of both frames, averaged per frame.
-
-    Tokens have learned positions if they keep their places; object slots, which do not, have none, so that their order
-    does not matter.
-    """
-
-    def __init__(self, config: ControllerConfig) -> None:
-        super().__init__()
-        width = config.token_features
-        self.features = 2 * width
-        self.embed = nn.Linear(config.latent_width, width)
-        self.frame = nn.Parameter(0.02 * torch.randn(2, 1, width))
-        self.positions = nn.Parameter(0.02 * torch.randn(config.tokens, width)) if config.ordered else None
-        heads, head_dim = config.token_heads, width // config.token_heads
-        self.blocks = nn.ModuleList(
-            Block(Attention(width, heads=heads, head_dim=head_dim, qkv_bias=True), FeedForward(width, 2 * width))
-            for _ in range(config.token_depth)
-        )
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, latents: Tensor, goal: Tensor) -> Tensor:
-        """Features (B, 2 · token_features) of two frames' tokens (B, N, D)."""
-        x = self.embed(torch.stack([latents, goal], dim=1)) + self.frame
-        if self.positions is not None:
-            x = x + self.positions
-        tokens = x.shape[2]
-        x = x.flatten(1, 2)
-        for block in self.blocks:
-            x = block(x)
-        out: Tensor = self.norm(x).unflatten(1, (2, tokens)).mean(dim=2).flatten(1)
-        return out

@@ -24,7 +24,8 @@ from jepakit.planning.evaluation.report import Evaluation
 from jepakit.planning.policies import Policy, RandomPolicy, Scripted, StayPolicy
 from jepakit.planning.settings import PlannerConfig
 from jepakit.zoo.base import WorldModel
-from jepakit.zoo.controller.model import ControllerModel, load_controller
+from jepakit.zoo.controller.model import ControllerModel
+from jepakit.zoo.latents import load_latent_model
 from jepakit.zoo.readout import Readout
 
 
@@ -46,7 +47,7 @@ class EvaluationPlannerConfig(PlannerConfig):
 
     def load_controller(self) -> ControllerModel | None:
         """Read the controller, if there is one."""
-        return load_controller(self.controller_weights) if self.controller_weights else None
+        return load_latent_model(ControllerModel, self.controller_weights) if self.controller_weights else None
 
     def backend(self, model: WorldModel) -> TorchBackend:
         """Put the model behind PyTorch."""
