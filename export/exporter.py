@@ -39,6 +39,7 @@ from jepakit.planning.settings import PlannerConfig
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.config import plain_config
 from jepakit.zoo.controller.model import ControllerModel
+from jepakit.zoo.distance.model import DistanceModel
 from jepakit.zoo.module import WorldModelModule
 from jepakit.zoo.readout import Readout
 
@@ -56,6 +57,7 @@ def export_bundle(
     planner: PlannerConfig | None = None,
     readout: Readout | None = None,
     controller: ControllerModel | None = None,
+    distance: DistanceModel | None = None,
     queries: Queries | None = None,
     licence: str = "not stated",
     overwrite: bool = False,
@@ -71,6 +73,7 @@ def export_bundle(
         planner: settings that travel with the model.
         readout: physical quantities to read off imagined latents.
         controller: what proposes plans, trained on this very model; always float32.
+        distance: what judges how far imagined latents are from the goal, in place of the model's own distance.
         queries: real planning problems to verify with; required for any precision but ``fp32``.
         licence: of the weights, for manifest and card.
         overwrite: replace an existing bundle.
@@ -84,14 +87,16 @@ def export_bundle(
         raise FileExistsError(f"{out}: exists already; choose another folder, or pass overwrite to replace it")
     _check_settings(precision, opset, queries)
     pure = model if isinstance(model, WorldModel) else model.model
-    reference = _reference(pure, readout, controller)
+    reference = _reference(pure, readout, controller, distance)
     spec = replace(reference.spec, horizon=horizon)
     _check_planner(planner, spec)
     if queries is not None:
         queries.check(spec)
     prepared = prepare(pure)
     graphs = {
-        name: export_graph(network_of(name, prepared, reference.readout, reference.controller), graph, opset=opset)
+        name: export_graph(
+            network_of(name, prepared, reference.readout, reference.controller, reference.distance), graph, opset=opset
+        )
         for name, graph in graphs_of(spec).items()
     }
     values = {
@@ -207,11 +212,16 @@ def _put(folder: Path, out: Path) -> None:
         raise
 
 
-def _reference(model: WorldModel, readout: Readout | None, controller: ControllerModel | None) -> TorchBackend:
+def _reference(
+    model: WorldModel, readout: Readout | None, controller: ControllerModel | None, distance: DistanceModel | None
+) -> TorchBackend:
     """PyTorch's answer, from a copy, so that the caller's model keeps its device and mode."""
     try:
         return TorchBackend(
-            copy.deepcopy(model).cpu(), readout=copy.deepcopy(readout), controller=copy.deepcopy(controller)
+            copy.deepcopy(model).cpu(),
+            readout=copy.deepcopy(readout),
+            controller=copy.deepcopy(controller),
+            distance=copy.deepcopy(distance),
         )
     except ValueError as error:
         raise ValueError(f"model: {error}; only models that read frames can be exported") from error

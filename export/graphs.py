@@ -28,6 +28,7 @@ from jepakit.export.bundle import CONTROLLER, Graph, TensorType
 from jepakit.export.onnx_files import add_weight
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.controller.model import ControllerModel
+from jepakit.zoo.distance.model import DistanceModel
 from jepakit.zoo.layers.heads import Projector
 from jepakit.zoo.readout import Readout
 
@@ -55,10 +56,11 @@ class ScoreGraph(nn.Module):
     The inputs are those of ``bundle.graphs_of``, in their order; ``past_actions`` is left out where it is empty.
     """
 
-    def __init__(self, model: WorldModel, readout: Readout | None) -> None:
+    def __init__(self, model: WorldModel, readout: Readout | None, distance: DistanceModel | None = None) -> None:
         super().__init__()
         self.model = model
         self.readout = readout
+        self.judge = model if distance is None else distance
 
     def forward(self, history: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """Imagine and judge."""
@@ -66,7 +68,7 @@ class ScoreGraph(nn.Module):
         past_actions = past[0] if past else history.new_zeros(history.shape[0], 0, candidates.shape[-1])
         predicted = self.model.rollout(history, past_actions, candidates)
         # To the cost, a step of a candidate is just one more prediction: (B, S·K, N, D).
-        distance = self.model.goal_cost(predicted.flatten(1, 2), goal).reshape(candidates.shape[:3])
+        distance = self.judge.goal_cost(predicted.flatten(1, 2), goal).reshape(candidates.shape[:3])
         return (distance,) if self.readout is None else (distance, self.readout(predicted))
 
 
@@ -83,13 +85,17 @@ class ControllerGraph(nn.Module):
 
 
 def network_of(
-    name: str, model: WorldModel, readout: Readout | None, controller: ControllerModel | None = None
+    name: str,
+    model: WorldModel,
+    readout: Readout | None,
+    controller: ControllerModel | None = None,
+    distance: DistanceModel | None = None,
 ) -> nn.Module:
     """Return the PyTorch module behind a bundle's graph."""
     if name == CONTROLLER:
         assert controller is not None
         return ControllerGraph(controller)
-    return EncoderGraph(model) if name.startswith("encoder") else ScoreGraph(model, readout)
+    return EncoderGraph(model) if name.startswith("encoder") else ScoreGraph(model, readout, distance)
 
 
 def prepare(model: WorldModel) -> WorldModel:

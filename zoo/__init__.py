@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from jepakit.zoo.dinowm.config import DINOWMConfig as DINOWMConfig
     from jepakit.zoo.dinowm.model import DINOWMModel as DINOWMModel
     from jepakit.zoo.dinowm.module import DINOWM as DINOWM
+    from jepakit.zoo.distance.config import DistanceConfig as DistanceConfig
+    from jepakit.zoo.distance.model import DistanceModel as DistanceModel
+    from jepakit.zoo.distance.module import Distance as Distance
     from jepakit.zoo.lewm.config import LeWMConfig as LeWMConfig
     from jepakit.zoo.lewm.model import LeWMModel as LeWMModel
     from jepakit.zoo.lewm.module import LeWM as LeWM
@@ -48,6 +51,9 @@ __getattr__, __dir__ = lazy(
         "controller.config": ("ControllerConfig",),
         "controller.model": ("ControllerModel",),
         "controller.module": ("Controller",),
+        "distance.config": ("DistanceConfig",),
+        "distance.model": ("DistanceModel",),
+        "distance.module": ("Distance",),
         "lewm.config": ("LeWMConfig",),
         "lewm.model": ("LeWMModel",),
         "lewm.module": ("LeWM",),

@@ -58,13 +58,16 @@ class LatentModule(TrainingModule, ReadsFrozenFeatures):
             columns=self._columns(),
         )
 
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add the latents of a batch that brings frames in their place."""
+        if "features" in batch or "pixels" not in batch:
+            return batch
+        self.world_model.to(self.device)
+        with torch.no_grad():
+            return {**batch, "features": self._encode({name: batch[name] for name in self._columns()})}
+
     def _step(self, stage: str, batch: dict[str, Tensor], step: int) -> dict[str, Any]:
-        """Compute the latents of batches that bring frames in their place."""
-        if "features" not in batch and "pixels" in batch:
-            self.world_model.to(self.device)
-            with torch.no_grad():
-                batch = {**batch, "features": self._encode({name: batch[name] for name in self._columns()})}
-        return super()._step(stage, batch, step)
+        return super()._step(stage, self.prepare(batch), step)
 
     def _columns(self) -> tuple[str, ...]:
         return ("pixels", "proprio") if getattr(self.world_model.config, "proprio_dim", 0) else ("pixels",)

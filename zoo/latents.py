@@ -97,16 +97,16 @@ class Standardise(nn.BatchNorm1d):
 
 
 class VectorReader(nn.Module):
-    """Standardised z and g side by side, for one latent vector per frame."""
+    """Standardised z, g and |z − g| side by side, for one latent vector per frame."""
 
     def __init__(self, config: LatentConfig) -> None:
         super().__init__()
-        self.features = 2 * config.latent_width
+        self.features = 3 * config.latent_width
         self.standardise = Standardise(self.features, affine=False)
 
     def forward(self, latents: Tensor, goal: Tensor) -> Tensor:
-        """Features (B, 2 · D) of two latents (B, 1, D)."""
-        out: Tensor = self.standardise(torch.cat([latents, goal], dim=1).flatten(1))
+        """Features (B, 3 · D) of two latents (B, 1, D)."""
+        out: Tensor = self.standardise(torch.cat([latents, goal, (latents - goal).abs()], dim=1).flatten(1))
         return out
 
 

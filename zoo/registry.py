@@ -45,6 +45,7 @@ def _family(folder: str, name: str) -> Entry:
 REGISTRY: dict[str, Entry] = {
     "cjepa": _family("cjepa", "CJEPA"),
     "controller": _family("controller", "Controller"),
+    "distance": _family("distance", "Distance"),
     "dinowm": _family("dinowm", "DINOWM"),
     "lewm": _family("lewm", "LeWM"),
     "pldm": _family("pldm", "PLDM"),

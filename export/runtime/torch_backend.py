@@ -20,6 +20,7 @@ from jepakit.planning.backend import Frames, PlannerSpec, PullBack, Scores, like
 from jepakit.planning.solver import Array
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.controller.model import ControllerModel
+from jepakit.zoo.distance.model import DistanceModel
 from jepakit.zoo.readout import Readout
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class TorchBackend:
         model: the world model, or the Lightning module around it, with its statistics set.
         readout: physical quantities to read off imagined latents, for objectives that need them.
         controller: what proposes plans, trained on this very model.
+        distance: what judges how far imagined latents are from the goal, in place of the model's own ``goal_cost``.
         device: where to run; by default where the model is.
         candidates_per_call: candidates rolled out at once; bounds the memory, does not change what is computed.
         environments_per_call: environments computed at once. With the default of 1 the shapes of every operation are
@@ -64,6 +66,7 @@ class TorchBackend:
         readout: Readout | None = None,
         *,
         controller: ControllerModel | None = None,
+        distance: DistanceModel | None = None,
         device: torch.device | str | None = None,
         candidates_per_call: int = 512,
         environments_per_call: int = 1,
@@ -90,6 +93,9 @@ class TorchBackend:
         self.controller = None if controller is None else controller.to(self.device).eval()
         if controller is not None:
             controller.check_world_model(self.model)
+        self.distance = None if distance is None else distance.to(self.device).eval()
+        if distance is not None:
+            distance.check_world_model(self.model)
         self.spec = self._spec()
         self._fast_step = self._step
         if compiled:
@@ -106,7 +112,7 @@ class TorchBackend:
             return _array(torch.cat(parts))
 
     def score(self, history: Array, past_actions: Array, candidates: Array, goal: Array) -> Scores:
-        """See :class:`jepakit.planning.Backend`; the distance is the model's own ``goal_cost``."""
+        """See :class:`jepakit.planning.Backend`; the distance is ``goal_cost``, the model's or the learned one."""
         with self._running():
             return self._scores(candidates, self._imagine(history, past_actions, candidates, goal))
 
@@ -161,7 +167,8 @@ class TorchBackend:
         """Imagine candidates; distances (B, S, K) and what is read off the latents (B, S, K, Q)."""
         predicted = self.model.rollout(history, past_actions, candidates)
         # To the cost, a step of a candidate is just one more prediction: (B, S·K, N, D).
-        distance = self.model.goal_cost(predicted.flatten(1, 2), goal).view(predicted.shape[:3])
+        judge = self.model if self.distance is None else self.distance
+        distance = judge.goal_cost(predicted.flatten(1, 2), goal).view(predicted.shape[:3])
         return distance, None if self.readout is None else self.readout(predicted)
 
     def _scores(self, candidates: Array, pieces: Iterable[_Piece]) -> Scores:

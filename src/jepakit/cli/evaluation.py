@@ -25,6 +25,7 @@ from jepakit.planning.policies import Policy, RandomPolicy, Scripted, StayPolicy
 from jepakit.planning.settings import PlannerConfig
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.controller.model import ControllerModel
+from jepakit.zoo.distance.model import DistanceModel
 from jepakit.zoo.latents import load_latent_model
 from jepakit.zoo.readout import Readout
 
@@ -34,12 +35,14 @@ class EvaluationPlannerConfig(PlannerConfig):
     """How to plan with PyTorch: on how many ``threads`` (see ``TorchBackend``), with which ``readout`` and controller.
 
     The file of a readout (``jepakit.zoo.readout``) is for objectives in physical quantities; ``controller_weights``, a
-    folder or Hub id, for the solver ``controller`` and for ``proposals``.
+    folder or Hub id, for the solver ``controller`` and for ``proposals``. ``distance_weights`` are those of a learned
+    distance to the goal, which takes the place of the model's own.
     """
 
     threads: int | None = None
     readout: str | None = None
     controller_weights: str | None = None
+    distance_weights: str | None = None
 
     def load_readout(self) -> Readout | None:
         """Read the readout, if there is one."""
@@ -49,9 +52,19 @@ class EvaluationPlannerConfig(PlannerConfig):
         """Read the controller, if there is one."""
         return load_latent_model(ControllerModel, self.controller_weights) if self.controller_weights else None
 
+    def load_distance(self) -> DistanceModel | None:
+        """Read the learned distance, if there is one."""
+        return load_latent_model(DistanceModel, self.distance_weights) if self.distance_weights else None
+
     def backend(self, model: WorldModel) -> TorchBackend:
         """Put the model behind PyTorch."""
-        return TorchBackend(model, self.load_readout(), controller=self.load_controller(), threads=self.threads)
+        return TorchBackend(
+            model,
+            self.load_readout(),
+            controller=self.load_controller(),
+            distance=self.load_distance(),
+            threads=self.threads,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

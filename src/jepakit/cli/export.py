@@ -48,6 +48,7 @@ def export_model(
         planner=planner,
         readout=planner.load_readout(),
         controller=planner.load_controller(),
+        distance=planner.load_distance(),
         queries=drawn,
         licence=licence,
         overwrite=overwrite,
