@@ -7,7 +7,7 @@ EXTRAS ?= all-cpu,dev
 comma := ,
 READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: demo test lint bench compare clean help
+.PHONY: demo test lint bench compare beyond clean help
 
 help:
 	@echo "make demo    data, training, planning and a report, in ten minutes (runs/demo/report.html)"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   quick run of every benchmark, results in runs/bench"
 	@echo "make compare the five nano models on two environments, 3 seeds (hours; resumable): docs/results/nano.md"
+	@echo "make beyond  search against what may replace it (hours; resumable): docs/results/beyond.md"
 	@echo "make clean   remove the environment and caches (not data/ and runs/)"
 
 $(READY): pyproject.toml constraints.txt
@@ -40,6 +41,9 @@ bench: $(READY)
 
 compare: $(READY)
 	$(BIN)/python benchmarks/compare.py
+
+beyond: $(READY)
+	$(BIN)/python benchmarks/beyond.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

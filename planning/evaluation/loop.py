@@ -60,13 +60,15 @@ class Environment(Protocol):
 class Outcome:
     """How one task went: ``steps`` to success (``None`` if it failed) and the last distance to the goal.
 
-    The distance is in units of the success criterion.
+    The distance is in units of the success criterion. ``jerk`` is the mean norm of the raw actions' second difference,
+    a_t − 2 a_{t−1} + a_{t−2}, ``None`` for fewer than three actions.
     """
 
     task: int
     success: bool
     steps: int | None
     final_distance: float
+    jerk: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +154,7 @@ class _Trial:
         start, self._goal = np.asarray(task.state), np.asarray(task.goal_state)
         for_policy, for_environment = np.random.SeedSequence([seed, task.id]).spawn(2)
         environment.reset(seed=int(for_environment.generate_state(1)[0]), options={"state": start, "goal": self._goal})
+        self._actions: list[NDArray[np.float32]] = []
         self._distance = float(environment.distance(environment.state, self._goal))
         if self.solved:
             raise ValueError(
@@ -169,6 +172,7 @@ class _Trial:
         if not np.isfinite(action).all():
             raise ValueError(f"task {self.task.id}: found action {action.tolist()}, expected finite numbers")
         self.environment.advance(action)
+        self._actions.append(np.array(action))
         self._steps += 1
         self._distance = float(self.environment.distance(self.environment.state, self._goal))
         if self._frames is not None:
@@ -176,7 +180,10 @@ class _Trial:
 
     def outcome(self) -> Outcome:
         steps = self._steps if self.solved else None
-        return Outcome(task=self.task.id, success=self.solved, steps=steps, final_distance=self._distance)
+        jerk = None
+        if len(self._actions) > 2:
+            jerk = float(np.linalg.norm(np.diff(np.stack(self._actions), n=2, axis=0), axis=1).mean())
+        return Outcome(task=self.task.id, success=self.solved, steps=steps, final_distance=self._distance, jerk=jerk)
 
     def recording(self) -> Recording:
         return Recording(task=self.task.id, goal=self.assignment.goal_frame, frames=np.stack(self._frames or []))

@@ -34,6 +34,22 @@ def test_the_planner_solves_what_random_actions_do_not(toy, manifest):
     assert all(outcome.steps is None for outcome in stay)
 
 
+def test_jerk_is_the_second_difference_of_the_actions(toy, manifest):
+    class Alternating(StayPolicy):
+        def reset(self, assignments, budget):
+            self.step = 0
+
+        def act(self, views, active):
+            self.step += 1
+            return np.tile(np.float32([0.3, 0.4]) * (-1) ** self.step, (len(active), 1))
+
+    assert {outcome.jerk for outcome in outcomes(StayPolicy(2), toy, manifest.tasks)} == {0.0}
+    for outcome in outcomes(Alternating(2), toy, manifest.tasks):
+        assert outcome.jerk == pytest.approx(4 * 0.5)
+    quick = run_policy(Alternating(2), toy.PointMass, manifest.tasks, seed=3, budget=2)
+    assert {outcome.jerk for outcome in quick.outcomes} == {None}
+
+
 @pytest.mark.parametrize("make", ["mpc", "random"])
 def test_outcomes_do_not_depend_on_the_batch_or_on_the_other_tasks(toy, manifest, make):
     def policy():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from jepakit.planning.evaluation import measure_latency, wilson_interval
+from jepakit.planning.evaluation import mcnemar_test, measure_latency, wilson_interval
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 50), (1, 50), (43, 50), (50, 50), (96, 200), (1, 1)])
@@ -23,6 +23,22 @@ def test_wilson_interval_of_a_published_example():
 def test_impossible_counts_are_refused(successes, trials):
     with pytest.raises(ValueError, match=f"successes: found {successes} of {trials} trials"):
         wilson_interval(successes, trials)
+
+
+@pytest.mark.parametrize(
+    ("both", "first", "second", "neither"), [(30, 9, 1, 10), (0, 5, 5, 0), (50, 0, 0, 0), (1, 0, 7, 2)]
+)
+def test_mcnemar_equals_a_binomial_test_of_the_tasks_that_differ(both, first, second, neither):
+    a = [True] * both + [True] * first + [False] * second + [False] * neither
+    b = [True] * both + [False] * first + [True] * second + [False] * neither
+    expected = binomtest(first, first + second).pvalue if first + second else 1.0
+    assert mcnemar_test(a, b) == pytest.approx(expected)
+    assert mcnemar_test(b, a) == mcnemar_test(a, b)
+
+
+def test_mcnemar_wants_the_same_tasks():
+    with pytest.raises(ValueError, match="outcomes: found 2 and 1, expected the same tasks"):
+        mcnemar_test([True, False], [True])
 
 
 def test_latency_counts_the_timed_calls_only(monkeypatch):
