@@ -5,7 +5,6 @@ Shape letters: B batch, G steps of actions, C raw action width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,15 +62,9 @@ class GoalDataset(WindowDataset):
     @property
     def fields(self) -> dict[str, Field]:
         """The tensors of a batch."""
-        columns = self.source.columns
-        return {
-            **{name: Field(columns[name].dtype, (2, *columns[name].shape)) for name in self._columns},
-            **{name: Field(columns[name].dtype, (2, math.prod(columns[name].shape))) for name in self._vectors},
-            "action": Field("float32", (self._goals.steps, columns["action"].shape[0])),
-            "offset": Field("int64", ()),
-            "episode": Field("int64", ()),
-            "start": Field("int64", ()),
-        }
+        action = self.source.columns["action"].shape[0]
+        pair = super().fields  # of windows of two frames
+        return {**pair, "action": Field("float32", (self._goals.steps, action)), "offset": Field("int64", ())}
 
     def _fill(self, arrays: Mapping[str, Array], indices: NDArray[np.int64]) -> None:
         places = np.searchsorted(self._ends, indices, side="right")
