@@ -10,9 +10,18 @@ from jepakit.export import Bundle, Queries, export_bundle
 from jepakit.export.bundle import graphs_of
 from jepakit.export.graphs import export_graph, network_of, prepare
 from jepakit.export.runtime.torch_backend import TorchBackend
-from jepakit.planning import CEMConfig, MPCConfig
+from jepakit.planning import CEMConfig, MPCConfig, ProposalConfig
 from jepakit.planning.settings import PlannerConfig
-from jepakit.zoo import CJEPAModel, DINOWMModel, LeWMModel, PLDMModel, VJEPAModel
+from jepakit.zoo import (
+    CJEPAModel,
+    ControllerConfig,
+    ControllerModel,
+    DINOWMModel,
+    LeWMModel,
+    PLDMModel,
+    VJEPAModel,
+)
+from jepakit.zoo.files import fingerprint
 from jepakit.zoo.readout import Readout
 
 torch.set_num_threads(1)  # these models are too small to share
@@ -199,3 +208,42 @@ def queries():
 @pytest.fixture(scope="session")
 def make_model():
     return build
+
+
+FOLLOW = PlannerConfig(
+    solver="controller", controller=ProposalConfig(offset=6, least_offset=2), mpc=MPCConfig(horizon=1, execute_blocks=1)
+)
+
+
+def build_controller(model, **changes):
+    """A controller of three modes on the tiny PLDM."""
+    torch.manual_seed(0)
+    config = ControllerConfig(
+        **{"frame_skip": 2, "action_dim": 3, "steps": 4, "max_offset": 8, "modes": 3, "width": 16, "latent_width": 8},
+        world_model=fingerprint(model),
+    )
+    controller = ControllerModel(dataclasses.replace(config, **changes)).eval()
+    for name in ("action_mean", "action_std", "action_low", "action_high"):
+        getattr(controller, name).copy_(getattr(model, name))
+    torch.nn.init.normal_(controller.modulation.weight, std=0.3)
+    return controller
+
+
+@pytest.fixture(scope="session")
+def make_controller():
+    return build_controller
+
+
+@pytest.fixture(scope="session")
+def follow():
+    """Settings that ask a controller."""
+    return FOLLOW
+
+
+@pytest.fixture(scope="session")
+def controlled(tmp_path_factory):
+    """The tiny PLDM, its controller, and the bundle of both."""
+    model = build("pldm")
+    controller = build_controller(model)
+    folder = tmp_path_factory.mktemp("controller") / "bundle"
+    return model, controller, export_bundle(model, folder, horizon=1, planner=FOLLOW, controller=controller)
