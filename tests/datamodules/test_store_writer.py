@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -96,19 +97,22 @@ def raising(error):
     return function
 
 
-@pytest.fixture
+@contextmanager
 def limited_files():
-    """Files of at most three episodes and a bit."""
+    """Files of at most three episodes and a bit. Not for longer than a test's own writing: pytest's log is one, too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 10 * 16 * 16 * 3 + 1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_is_named_and_leaves_the_episodes_before(tmp_path, limited_files):
-    with pytest.raises(OSError, match=r"s/shard-00001: column 'pixels' of episode 4 cannot be written \(File too"):
+def test_a_full_disk_is_named_and_leaves_the_episodes_before(tmp_path):
+    too_large = r"s/shard-00001: column 'pixels' of episode 4 cannot be written \(File too"
+    with limited_files(), pytest.raises(OSError, match=too_large):
         write(tmp_path / "s", range(9), committed=1)
     store = EpisodeStore(tmp_path / "s")
     assert store.complete is False
