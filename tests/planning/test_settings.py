@@ -17,7 +17,8 @@ def test_every_shipped_search_acts(toy, file):
     values = yaml.safe_load(file.read_text())["planner"]
     values = {key: value for key, value in values.items() if key not in ENGINE}
     config = PlannerConfig.parse(values, where=str(file))
-    assert config.solver == (file.stem if hasattr(config, file.stem) else "cem")
+    if hasattr(config, file.stem):  # a file named after a solver
+        assert config.solver == file.stem
     policy = config.policy(toy.DifferentiableBackend())
     assert policy.planner.describe()["solver"]["name"] == config.solver
     world = toy.PointMass()

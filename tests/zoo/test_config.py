@@ -23,7 +23,7 @@ def test_the_paper_size_is_the_default():
     ("values", "message"),
     [
         ({"latent_dimm": 3}, "config: unknown key 'latent_dimm' for LeWMConfig; did you mean 'latent_dim'?"),
-        ({"zzz": 3}, "known keys: image_size, frame_skip"),
+        ({"zzz": 3}, "known keys: frame_skip, action_dim, image_size"),
         ({"latent_dim": "64"}, r"config.latent_dim: found '64' \(str\), expected int"),
         ({"latent_dim": True}, "config.latent_dim: found True"),
         ({"latent_dim": 2.5}, "config.latent_dim: found 2.5"),
