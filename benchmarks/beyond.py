@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,17 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import machine
-from jsonargparse import set_parsing_settings
+from harness import Benchmark
+from runs import ENVIRONMENTS, WEIGHTS, files, interval, lightning, load_data, logging_into, origin
 
-from jepakit.cli.app import App
 from jepakit.cli.evaluation import TaskConfig, environment_factory, tasks_of
 from jepakit.cli.runtime import keep_freed_memory
-from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.recording import load_class
 from jepakit.export.runtime.torch_backend import TorchBackend
 from jepakit.planning import Policy, RandomPolicy, Scripted
-from jepakit.planning.evaluation import EvaluationConfig, evaluate, mcnemar_test, wilson_interval
+from jepakit.planning.evaluation import EvaluationConfig, evaluate, mcnemar_test
 from jepakit.planning.evaluation.files import write_json
 from jepakit.planning.evaluation.provenance import commit
 from jepakit.planning.settings import PlannerConfig
@@ -40,10 +36,13 @@ from jepakit.zoo.distance.model import DistanceModel
 from jepakit.zoo.latents import load_latent_model
 from jepakit.zoo.weights import load_model
 
-ROOT = Path(__file__).parent.parent
-ENVIRONMENTS = {"tworoom": "Two-Room", "pusht": "Push-T"}
 REFERENCE = "CEM 300×30"
 HORIZON, FARTHEST = 5, 99  # blocks; environment steps, in episodes of 100 rows
+#: Goals farther than half an episode are of others, twice as long or more, on which nothing was trained.
+LONG_EPISODES = [
+    f"--data.init_args.{name}={value}"
+    for name, value in (("generate.steps", 300), ("generate.episodes", 200), ("generate.seed", 1), ("test_share", 0.5))
+]
 
 SMALL = {"noise_exponent": 2.0}
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -65,27 +64,13 @@ class Training:
     @property
     def weights(self) -> Path:
         """Exist once the training is over."""
-        return self.folder / "training" / "weights"
+        return self.folder / WEIGHTS
 
     def execute(self) -> None:
         """Train unless the weights are there; raises ``CalledProcessError`` when that fails."""
         if (self.weights / "config.json").is_file():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={self.folder}"]
-        logger += ["--trainer.logger.name=training", "--trainer.logger.version="]
-        before = os.times()
-        with (self.folder / "fit.log").open("w") as log:
-            subprocess.run(
-                [str(Path(sys.executable).with_name("lightning")), "fit", *self.arguments, *logger],
-                check=True,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-        after = os.times()
-        spent = after.children_user + after.children_system - before.children_user - before.children_system
+        spent = lightning("fit", [*self.arguments, *logging_into(self.folder)], self.folder)
         write_json(self.folder / "cost.json", {"fit_cpu_seconds": spent, "commit": commit()})
 
 
@@ -93,14 +78,13 @@ def trainings(environment: str, seed: int, options: argparse.Namespace) -> dict[
     """Everything that is trained for one environment and seed, in this order."""
 
     def configured(*names: str, steps: int, **flags: object) -> tuple[str, ...]:
-        files = [part for name in names for part in ("-c", str(ROOT / "configs" / f"{name}.yaml"))]
         settings = {"seed_everything": seed, "trainer.max_steps": 30 if options.quick else steps, **flags}
-        return (*files, *(f"--{name}={value}" for name, value in settings.items()))
+        return (*files(*names), *(f"--{name}={value}" for name, value in settings.items()))
 
     data = f"data/{environment}"
     folder = options.runs / environment
     known = options.compare / environment / "lewm" / f"seed-{seed}"
-    reused = (known / "training" / "weights" / "config.json").is_file() and not options.quick
+    reused = (known / WEIGHTS / "config.json").is_file() and not options.quick
     lewm = Training(
         folder=known if reused else folder / "lewm" / f"seed-{seed}",
         arguments=configured("lewm", "size/nano", data, steps=options.steps),
@@ -136,7 +120,7 @@ def planners(trained: dict[str, Training], offset: int, *, quick: bool) -> dict[
         for name in ("controller", "controller8")
     )
     far = TorchBackend(world, distance=load_latent_model(DistanceModel, trained["distance"].weights), threads=1)
-    asked = {"offset": offset, "least_offset": 5}
+    asked = {"offset": min(offset, FARTHEST), "least_offset": 5}
     often, rarely = ({"horizon": HORIZON, "execute_blocks": blocks} for blocks in (1, HORIZON))
     ranked = {"solver": "random_shooting", "random_shooting": {"samples": 8, "iterations": 1}}
     settings: dict[str, tuple[TorchBackend, dict[str, Any]]] = {
@@ -160,23 +144,6 @@ def planners(trained: dict[str, Training], offset: int, *, quick: bool) -> dict[
     }
 
 
-def load(environment: str, steps: int) -> EpisodeDataModule:
-    """The data for tasks: those of the nano models, or longer episodes that nothing was trained on."""
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    arguments = [
-        part
-        for file in ("lewm", "size/nano", f"data/{environment}")
-        for part in ("-c", str(ROOT / f"configs/{file}.yaml"))
-    ]
-    if steps > 100:
-        arguments += [f"--data.init_args.generate.steps={steps}", "--data.init_args.generate.episodes=200"]
-        arguments += ["--data.init_args.generate.seed=1", "--data.init_args.test_share=0.5"]
-    data: EpisodeDataModule = App([*arguments, "--trainer.logger=false"], run=False).datamodule
-    data.prepare_data()
-    data.setup("test")
-    return data
-
-
 def run(environment: str, seed: int, offset: int, options: argparse.Namespace) -> dict[str, Any]:
     """Results of all planners on one task list; from the file, if they are there."""
     file: Path = options.runs / environment / f"seed-{seed}-offset-{offset}.json"
@@ -187,7 +154,7 @@ def run(environment: str, seed: int, offset: int, options: argparse.Namespace) -
     trained = trainings(environment, seed, options)
     for training in trained.values():
         training.execute()
-    data = load(environment, 100 if offset <= 50 else 300)
+    data = load_data(environment, *([] if offset <= 50 else LONG_EPISODES))
     policies: dict[str, Policy] = {
         "random": RandomPolicy.uniform(data.statistics.action_low, data.statistics.action_high),
         **planners(trained, offset, quick=options.quick),
@@ -212,7 +179,6 @@ def table(results: Sequence[dict[str, Any]]) -> list[str]:
         found = [result["policies"][name] for result in results]
         outcomes = [outcome for policy in found for outcome in policy["outcomes"]]
         solved = [outcome["success"] for outcome in outcomes]
-        low, high = wilson_interval(sum(solved), len(solved))
         paired = "–"
         if REFERENCE in results[0]["policies"] and name != REFERENCE:
             theirs = [outcome["success"] for result in results for outcome in result["policies"][REFERENCE]["outcomes"]]
@@ -222,7 +188,7 @@ def table(results: Sequence[dict[str, Any]]) -> list[str]:
         cells = [
             name,
             f"{100 * np.mean(solved):.0f} %",
-            f"{100 * low:.0f} – {100 * high:.0f} %",
+            interval(sum(solved), len(solved)),
             ", ".join(f"{100 * policy['rate']:.0f}" for policy in found),
             paired,
             f"{np.median(times):.3g}" if times else "–",
@@ -240,28 +206,24 @@ seeds together; tasks repeat over seeds, so it is narrower than the spread over 
 test on the same tasks. A decision encodes one frame and plans; searches execute 5 blocks of it, "often" and controllers
 one. Jerk is the mean norm of the raw actions' second difference.
 
-{cpu}, {cores} cores, Python {python}, commit {commit}.
+{origin}
 
 {tables}"""
 
 
 def page(results: dict[tuple[str, int], list[dict[str, Any]]], options: argparse.Namespace) -> str:
     """The whole page."""
-    host = machine()
     sections = []
     for (environment, offset), found in results.items():
         sections += [
-            f"## {ENVIRONMENTS[environment]}, goals {offset} steps away, {len(found)} seeds",
+            f"## {ENVIRONMENTS[environment]}, goals {offset} steps away, {len(found)} seed{'s' * (len(found) > 1)}",
             "",
             *table(found),
         ]
     return _PAGE.format(
         arguments=" ".join(sys.argv[1:]),
         tasks=options.tasks,
-        cpu=host["cpu"],
-        cores=host["cores"],
-        python=host["python"],
-        commit=commit(),
+        origin=origin(),
         tables="\n".join(sections),
     )
 
@@ -293,13 +255,12 @@ def main() -> None:
                 options.out.parent.mkdir(parents=True, exist_ok=True)
                 options.out.write_text(page(results, options))
     print(options.out.read_text())
-    if options.json:
-        rows = [
-            {"environment": environment, "offset": offset, **result}
-            for (environment, offset), found in results.items()
-            for result in found
-        ]
-        write_json(options.json, {"name": "beyond", "machine": machine(), "rows": rows, "ratios": {}})
+    rows = [
+        {"environment": environment, "offset": offset, **result}
+        for (environment, offset), found in results.items()
+        for result in found
+    ]
+    Benchmark("beyond", options, rows).finish()
 
 
 if __name__ == "__main__":

@@ -10,21 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from harness import machine, median
+from harness import Benchmark, median
+from runs import ENVIRONMENTS, WEIGHTS, files, interval, lightning, logging_into, origin
 
 from jepakit.planning.evaluation.files import write_json
 from jepakit.planning.evaluation.provenance import commit
-from jepakit.planning.evaluation.statistics import wilson_interval
-
-ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +39,6 @@ FAMILIES = {
     "cjepa": Family(title="C-JEPA", size="nano_cjepa", batch_size=64, encoder_share=0.5),
     "vjepa": Family(title="V-JEPA", size="nano_vjepa", encoder_share=0.25),
 }
-ENVIRONMENTS = {"tworoom": "Two-Room", "pusht": "Push-T"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,46 +60,25 @@ class Run:
     def configuration(self) -> list[str]:
         """Files and flags that ``fit`` and ``evaluate`` share."""
         family = FAMILIES[self.model]
-        files = [f"configs/{self.model}.yaml", f"configs/size/{family.size}.yaml"]
-        files += [f"configs/data/{self.environment}.yaml", "configs/plan/nano.yaml"]
         steps = self.windows // family.batch_size
         flags = [f"--seed_everything={self.seed}", f"--trainer.max_steps={steps}", f"--tasks.count={self.tasks}"]
         flags += ["--evaluation.latency_repeats=0"]
         flags.append(f"--data.init_args.batch_size={family.batch_size}")
         if family.encoder_share:
             flags.append(f"--model.init_args.config.encoder_steps={round(steps * family.encoder_share)}")
-        return [part for file in files for part in ("-c", str(ROOT / file))] + flags
+        return files(self.model, f"size/{family.size}", f"data/{self.environment}", "plan/nano") + flags
 
     def execute(self) -> None:
         """Train and evaluate; raises ``CalledProcessError`` when either fails."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={self.folder}"]
-        logger += ["--trainer.logger.name=training", "--trainer.logger.version="]
-        trained = Path("training") / "weights"
-        encoder = self.folder.parent.parent / "lewm" / self.folder.name / trained
+        encoder = self.folder.parent.parent / "lewm" / self.folder.name / WEIGHTS
         frozen = [f"--model.init_args.encoder_weights={encoder}"] if FAMILIES[self.model].needs_encoder else []
-        seconds = {"fit": self._lightning("fit", [*self.configuration(), *frozen, *logger])}
+        arguments = [*self.configuration(), *frozen]
+        seconds = {"fit": lightning("fit", [*arguments, *logging_into(self.folder)], self.folder)}
         evaluation = self.folder / "evaluation"
-        weights = ["--weights", str(self.folder / trained), "--out", str(evaluation)]
-        seconds["evaluate"] = self._lightning("evaluate", [*self.configuration(), *frozen, *weights])
+        weights = ["--weights", str(self.folder / WEIGHTS), "--out", str(evaluation)]
+        seconds["evaluate"] = lightning("evaluate", [*arguments, *weights], self.folder)
         found = json.loads((evaluation / "evaluation.json").read_text())
         write_json(self.result, {"evaluation": found, "cpu_seconds": seconds, "commit": commit()})
-
-    def _lightning(self, command: str, arguments: list[str]) -> float:
-        """Run a command, its output in a file; returns the CPU seconds it took, which other work does not change."""
-        before = os.times()
-        program = str(Path(sys.executable).with_name("lightning"))
-        with (self.folder / f"{command}.log").open("w") as log:
-            subprocess.run(
-                [program, command, *arguments],
-                check=True,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},  # several runs may share a machine
-            )
-        after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def table(environment: str, runs: list[Run]) -> list[str]:
@@ -131,11 +103,10 @@ def table(environment: str, runs: list[Run]) -> list[str]:
 
 def _row(policies: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
     successes, tasks = (sum(policy[key] for policy in policies) for key in ("successes", "tasks"))
-    low, high = wilson_interval(successes, tasks)
     by_seed = ", ".join(f"{100 * policy['rate']:.0f}" for policy in policies) if runs else "–"
     minutes = [median([run["cpu_seconds"][part] for run in runs]) / 60 if runs else 0 for part in ("fit", "evaluate")]
     cpu = " | ".join(f"{value:.1f} min" if runs else "–" for value in minutes)
-    return f"{100 * successes / tasks:.0f} % | {100 * low:.0f} – {100 * high:.0f} % | {by_seed} | {cpu}"
+    return f"{100 * successes / tasks:.0f} % | {interval(successes, tasks)} | {by_seed} | {cpu}"
 
 
 _PAGE = """# Nano models side by side
@@ -147,14 +118,13 @@ tasks repeat over seeds, so it is narrower than the spread over new tasks would 
 `lightning fit` on one thread, data at hand, evaluation that of `lightning evaluate` with its baselines; DINO-WM's
 training does not include its encoder's, LeWM's.
 
-{cpu}, {cores} cores, Python {python}, {packages}, commit {commit}.
+{origin}
 
 {tables}"""
 
 
 def report(runs: list[Run], options: argparse.Namespace) -> str:
     """The whole page."""
-    host = machine()
     tables = (table(name, [run for run in runs if run.environment == name]) for name in options.environments)
     return _PAGE.format(
         windows=options.windows,
@@ -162,11 +132,7 @@ def report(runs: list[Run], options: argparse.Namespace) -> str:
         runs=len(runs),
         seeds=len(options.seeds),
         tasks=options.tasks,
-        cpu=host["cpu"],
-        cores=host["cores"],
-        python=host["python"],
-        packages=", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "numpy")),
-        commit=commit(),
+        origin=origin(),
         tables="\n".join(line for lines in tables for line in lines),
     )
 
@@ -209,9 +175,8 @@ def main() -> None:
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(report(runs, options))
     print(options.out.read_text())
-    if options.json:
-        rows = [{"run": str(run.folder), **json.loads(run.result.read_text())} for run in runs]
-        write_json(options.json, {"name": "compare", "machine": machine(), "rows": rows, "ratios": {}})
+    rows = [{"run": str(run.folder), **json.loads(run.result.read_text())} for run in runs]
+    Benchmark("compare", options, rows).finish()
 
 
 if __name__ == "__main__":

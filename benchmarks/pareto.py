@@ -18,9 +18,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from harness import Benchmark, start
-from jsonargparse import set_parsing_settings
+from runs import ENVIRONMENTS, load_data
 
-from jepakit.cli.app import App
 from jepakit.cli.evaluation import TaskConfig, environment_factory, tasks_of
 from jepakit.cli.export import draw_queries
 from jepakit.cli.runtime import keep_freed_memory
@@ -59,17 +58,6 @@ def searches(quick: bool) -> dict[str, dict[str, Any]]:
         found[f"random_shooting {name}"] = settings("random_shooting", samples, iterations)
     found["gradient 8×20"] = settings("gradient", 8, 20)
     return {name: found[name] for name in (FULL, SMALL_PRECISION)} if quick else found
-
-
-def load(environment: str) -> EpisodeDataModule:
-    """The data on which the nano models of ``benchmarks/compare.py`` were trained."""
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    files = ["lewm", "size/nano", f"data/{environment}", "plan/nano"]
-    arguments = [part for file in files for part in ("-c", f"configs/{file}.yaml")]
-    data: EpisodeDataModule = App([*arguments, "--trainer.logger=false"], run=False).datamodule
-    data.prepare_data()
-    data.setup("test")
-    return data
 
 
 def engines(bench: Benchmark, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, Backend]:
@@ -145,7 +133,7 @@ def draw(rows: list[dict[str, Any]], title: str, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--environment", default="tworoom", choices=("tworoom", "pusht"))
+    parser.add_argument("--environment", default="tworoom", choices=ENVIRONMENTS)
     parser.add_argument("--weights", default="runs/compare/tworoom/lewm/seed-0/training/weights", help="of a nano LeWM")
     parser.add_argument("--tasks", type=int, default=50, help="validation tasks; twice as many test tasks")
     parser.add_argument("--picture", type=Path, default=Path("runs/pareto.png"))
@@ -153,7 +141,7 @@ def main() -> None:
     keep_freed_memory()
     options = bench.options
     count = 4 if bench.quick else options.tasks
-    model, data = from_pretrained(options.weights).model, load(options.environment)
+    model, data = from_pretrained(options.weights).model, load_data(options.environment)
     with tempfile.TemporaryDirectory() as folder:
         backends = engines(bench, model, data, Path(folder))
         every = searches(bench.quick)

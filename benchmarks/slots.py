@@ -1,4 +1,4 @@
-"""Do slots find the objects of Collisions? The object encoder of C-JEPA trained alone, with three seeds.
+"""Do slots find the objects of Collisions? The object encoder of C-JEPA trained alone, with several seeds.
 
 FG-ARI and mBO are those of whole validation clips of 8 frames, 2 environment steps apart; training sees 2 frames at a
 time. Every seed leaves a folder in ``runs/slots`` that C-JEPA takes as ``encoder_weights``, and a picture.
@@ -6,6 +6,7 @@ time. Every seed leaves a folder in ``runs/slots`` that C-JEPA takes as ``encode
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import itertools
 import time
@@ -22,7 +23,7 @@ from jepakit.zoo import CJEPAConfig, CJEPAModel, save_pretrained
 from jepakit.zoo.metrics import foreground_ari, mean_best_overlap
 from jepakit.zoo.module import warmup_cosine
 
-CLIPS, FRAME_SKIP, SEEDS, FOLDER = 16, 2, 3, Path("runs/slots")
+CLIPS, FRAME_SKIP, FOLDER = 16, 2, Path("runs/slots")
 
 
 def clips(bench: Benchmark, frames: int) -> Collisions:
@@ -77,14 +78,16 @@ def score(model: CJEPAModel, data: Collisions, picture: Path) -> dict[str, float
 
 
 def main() -> None:
-    bench = start("slots", __doc__)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    bench = start("slots", __doc__, parser)
     keep_freed_memory()
     torch.set_num_threads(1)
     steps = 20 if bench.quick else 10_000
     config = dataclasses.replace(
         CJEPAConfig.nano(), slots=7, slot_channels=32, frame_skip=FRAME_SKIP, encoder_steps=steps
     )
-    for seed in range(SEEDS):
+    for seed in bench.options.seeds:
         torch.manual_seed(seed)
         model = CJEPAModel(config)
         begun = time.process_time()

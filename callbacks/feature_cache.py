@@ -31,12 +31,11 @@ from jepakit.zoo.frozen_features import FrozenFeatures, ReadsFrozenFeatures
 class FeatureCache(L.Callback):
     """Before training, store what a frozen network makes of every frame; batches then bring ``features``, not pixels.
 
-    That is the encoder's tokens for DINO-WM, the world model's latents for a controller. The store lies in ``folder``
-    under a name made of the network's weights, the data's fingerprint and the sizes: the
-    same training uses it again, another encoder or data set makes another. Finished shards of an interrupted run are
-    kept. Features that the data module was given are left as they are, and a ``fast_dev_run`` computes its few
-    frames by itself. With several nodes, ``folder`` must be one
-    that all of them see.
+    That is the encoder's tokens for DINO-WM, the world model's latents for a controller or a distance. The store lies
+    in ``folder`` under a name made of the network's weights, the data's fingerprint and the sizes: the same training
+    uses it again, another encoder or data set makes another. Finished shards of an interrupted run are kept. Features
+    that the data module was given are left as they are, and a ``fast_dev_run`` computes its few frames by itself. With
+    several nodes, ``folder`` must be one that all of them see.
 
     Disk: ``N · E · 2`` bytes per frame in float16. DINOv2-small with 196 tokens takes 151 kB, as much as the raw
     224-pixel frame itself (9.4 GB for 500 episodes of 125 steps), with 256 tokens 197 kB; the nano size (16 × 96) 3 kB,
@@ -62,8 +61,9 @@ class FeatureCache(L.Callback):
             return
         if not isinstance(pl_module, ReadsFrozenFeatures) or not isinstance(data, EpisodeDataModule):
             raise ValueError(
-                f"FeatureCache: found {type(pl_module).__name__} and {type(data).__name__}, expected DINOWM or "
-                "Controller, which read features of a frozen network, and a data module of jepakit; remove the callback"
+                f"FeatureCache: found {type(pl_module).__name__} and {type(data).__name__}, expected a "
+                "module that reads features of a frozen network (DINOWM, Controller, Distance) and a data module of "
+                "jepakit; remove the callback"
             )
         features = pl_module.frozen_features(data)
         settings = {**features.identity, "data": data.source.fingerprint, "dtype": self.dtype}

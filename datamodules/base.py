@@ -65,7 +65,7 @@ class EpisodeDataModule(L.LightningDataModule):
         columns: further columns of the data that every frame of a window brings, such as ``pixels_wrist`` or ``mask``.
         features: path of a data set with the same episodes whose column ``features``, (tokens, width) per row, stands
             in for the frames: what ``FeatureCache`` writes, or slots extracted elsewhere.
-        goals: serve goal pairs, which a controller is trained on, instead of windows.
+        goals: serve goal pairs, from which controllers and distances learn, instead of windows.
         batch_size: windows per batch and process.
         num_workers: loader processes; 0 loads in the training process.
         val_share: share of the *episodes* used for validation.

@@ -218,8 +218,8 @@ class ControlLoop:
         """Call ``camera``, plan and ``send`` the action once per period, ``steps`` times or until interrupted.
 
         After a step longer than a period the next one follows at once, and the pace counts from there: no action lasts
-        shorter than a period. A camera that raises counts as one without
-        a frame. However the loop ends, the last action sent is the stop action.
+        shorter than a period. A camera that raises counts as one without a frame. However the loop ends, the last
+        action sent is the stop action.
         """
         period, done = self.config.period, 0
         due = self._clock()
@@ -260,7 +260,8 @@ class ControlLoop:
             blocks = np.stack([mean] * frames)[None, 1:]
             seen = planner.observe(sights, past_actions=blocks, proprio=felt)
             rng = np.random.default_rng(0)
-            planner.plan(seen, target, horizon=self.policy.config.horizon, rngs=[rng])
+            initial = self.policy.proposed(seen, target, self.policy.config.horizon)
+            planner.plan(seen, target, horizon=self.policy.config.horizon, rngs=[rng], initial=initial)
 
     def _clear(self) -> None:
         self._steps = self._overruns = self._held = 0

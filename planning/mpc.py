@@ -101,9 +101,7 @@ class MPCPolicy:
             raise ValueError(f"MPCConfig.history: found {self.history}, expected 1 to {trained} (the trained history)")
         planner.check_horizon(self.config.horizon)
         if proposals is not None:
-            spec = planner.backend.spec
-            nothing = np.zeros((1, spec.tokens, spec.width), np.float32)
-            planner.propose(nothing, nothing, offset=proposals.offset, horizon=self.config.horizon)
+            planner.check_offset(proposals.offset)
         self.reset([], budget=0)
 
     def reset(self, assignments: Sequence[Assignment], budget: int) -> None:
@@ -159,6 +157,18 @@ class MPCPolicy:
         settings["proposals"] = None if self.proposals is None else asdict(self.proposals)
         return {"name": "mpc", **settings, **self.planner.describe()}
 
+    def proposed(self, observation: Observation, goals: Array | None, horizon: int, *, step: int = 0) -> Array | None:
+        """Return what the controller proposes after ``step`` steps, ``(B, M, K, A)``; ``None`` if it is not asked.
+
+        ``goals`` are latents ``(B, N, D)``; raises ``ValueError`` without them.
+        """
+        if self.proposals is None:
+            return None
+        if goals is None:
+            raise ValueError("controller: found no goal, expected one: the controller drives to goal pictures")
+        offset = self.proposals.at(step)
+        return self.planner.propose(observation.latents[:, -1], goals, offset=offset, horizon=horizon)
+
     def rehearsal(self, view: View, assignment: Assignment) -> Callable[[], Plan]:
         """Return a call that plans once for a single environment with a full history, to be timed.
 
@@ -179,7 +189,7 @@ class MPCPolicy:
         def plan() -> Plan:
             latents = np.concatenate([older, self.planner.encode(*sights)], axis=1)
             observation = Observation(latents=latents, past_actions=blocks)
-            initial = self._proposed(observation, goal, self.config.horizon, step=0)
+            initial = self.proposed(observation, goal, self.config.horizon)
             return self.planner.plan(observation, goal, horizon=self.config.horizon, rngs=[rng], initial=initial)
 
         return plan
@@ -213,7 +223,7 @@ class MPCPolicy:
         observation = Observation(latents=latents, past_actions=np.stack(blocks).astype(np.float32))
         horizon = self._horizon()
         goals = None if self._goals is None else self._goals[rows]
-        starts = [self._left_over(rows, horizon), self._proposed(observation, goals, horizon, step=self._step)]
+        starts = [self._left_over(rows, horizon), self.proposed(observation, goals, horizon, step=self._step)]
         guesses = [guess for guess in starts if guess is not None]
         plan = self.planner.plan(
             observation,
@@ -235,15 +245,6 @@ class MPCPolicy:
             return self.config.horizon
         remaining = -(-(self._budget - self._step) // self.planner.backend.spec.frame_skip)
         return max(1, min(self.config.horizon, remaining))
-
-    def _proposed(self, observation: Observation, goals: Array | None, horizon: int, *, step: int) -> Array | None:
-        """Return what the controller proposes ``(B, M, K, A)``."""
-        if self.proposals is None:
-            return None
-        if goals is None:
-            raise ValueError("controller: found no goal, expected one: the controller drives to goal pictures")
-        offset = self.proposals.at(step)
-        return self.planner.propose(observation.latents[:, -1], goals, offset=offset, horizon=horizon)
 
     def _left_over(self, rows: Rows, horizon: int) -> Array | None:
         """Return what the last search left to start the next one from, ``(B, M, K, A)``."""

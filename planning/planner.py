@@ -149,9 +149,14 @@ class Planner:
         """Return raw plans ``(B, M, K, A)`` of the backend's controller, likeliest first, as an ``initial``.
 
         ``latents`` and ``goal`` are ``(B, N, D)``, ``offset`` environment steps apart; plans shorter than ``horizon``
-        are continued with the training data's mean action. Raises ``ValueError`` where there is no controller, or none
-        for such goals.
+        are continued with the training data's mean action. Raises ``ValueError`` as :meth:`check_offset` does.
         """
+        backend = self.check_offset(offset)
+        steps = np.full(len(latents), offset, np.float32)
+        return self.carry_over(backend.propose(latents, goal, steps), executed=0, horizon=horizon)
+
+    def check_offset(self, offset: int) -> ProposingBackend:
+        """Return the backend; ``ValueError`` unless it has a controller that knows goals ``offset`` steps away."""
         spec = self.backend.spec
         if not isinstance(self.backend, ProposingBackend) or not spec.proposals:
             raise ValueError(
@@ -163,8 +168,7 @@ class Planner:
                 f"controller.offset: found {offset}, expected 1 to {spec.max_offset}, for which the controller was "
                 "trained (its max_offset)"
             )
-        steps = np.full(len(latents), offset, np.float32)
-        return self.carry_over(self.backend.propose(latents, goal, steps), executed=0, horizon=horizon)
+        return self.backend
 
     def check_horizon(self, horizon: int) -> None:
         """Raise ``ValueError`` unless the engine can imagine ``horizon`` blocks."""

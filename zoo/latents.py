@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from jepakit.zoo.files import fingerprint
-from jepakit.zoo.layers.transformer import Attention, Block, FeedForward
+from jepakit.zoo.layers.transformer import block_stack
 from jepakit.zoo.trainable import DataConfig, Trainable
 from jepakit.zoo.weights import build_model, read_checkpoint
 
@@ -124,11 +124,7 @@ class TokenReader(nn.Module):
         self.embed = nn.Linear(config.latent_width, width)
         self.frame = nn.Parameter(0.02 * torch.randn(2, 1, width))
         self.positions = nn.Parameter(0.02 * torch.randn(config.tokens, width)) if config.ordered else None
-        heads, head_dim = config.token_heads, width // config.token_heads
-        self.blocks = nn.ModuleList(
-            Block(Attention(width, heads=heads, head_dim=head_dim, qkv_bias=True), FeedForward(width, 2 * width))
-            for _ in range(config.token_depth)
-        )
+        self.blocks = block_stack(width, config.token_depth, heads=config.token_heads, mlp=2 * width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, latents: Tensor, goal: Tensor) -> Tensor:

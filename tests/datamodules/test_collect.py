@@ -133,7 +133,7 @@ def test_a_killed_run_is_continued(expected, tmp_path):
     folder = SETTINGS.directory(root).with_name(f".partial-{SETTINGS.directory(root).name}")
     shutil.rmtree(folder / "shard-00003", ignore_errors=True)  # workers may be quicker than the kill
     kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
-    assert kept
+    assert 1 <= len(kept) < 4
     (folder / ".shard-00003-123").mkdir()  # and what a kill inside a shard leaves
     (folder / ".shard-00003-123" / "pixels.npy").write_bytes(b"half")
     collect(SETTINGS, root, workers=1)

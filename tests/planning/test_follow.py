@@ -1,9 +1,12 @@
 """Controllers in the planner: followed without a search, and as a search's first guesses."""
 
+import time
+
 import numpy as np
 import pytest
 
 from jepakit.planning import CEM, CEMConfig, Follow, MPCConfig, MPCPolicy, Planner, ProposalConfig
+from jepakit.planning.control import ControlConfig, ControlLoop, Sight
 from jepakit.planning.search import IterativeSolver
 from jepakit.planning.settings import PlannerConfig
 
@@ -50,11 +53,23 @@ def test_following_needs_no_imagination(proposing, toy):
     policy = PlannerConfig(solver="controller", mpc=MPCConfig(horizon=3, execute_blocks=1)).policy(backend)
     np.testing.assert_allclose(play(policy, toy, (3.0, -2.0), 25), (3.0, -2.0), atol=1e-4)
     assert not backend.scored
-    # First a trial at construction; then once per block, nearer every time.
-    assert [float(offset[0]) for offset in backend.asked] == [25, 25, 20, 15, 10, 5]
+    # Once per block, nearer every time.
+    assert [float(offset[0]) for offset in backend.asked] == [25, 20, 15, 10, 5]
     assert np.isnan(policy.last_plan.cost).all()
     assert policy.describe()["solver"] == {"name": "controller"}
     assert policy.describe()["proposals"] == {"offset": 25, "least_offset": 5}
+
+
+def test_the_robots_loop_warms_the_controller_up(proposing, toy):
+    backend = proposing()
+    policy = PlannerConfig(solver="controller", mpc=MPCConfig(horizon=3, execute_blocks=1)).policy(backend)
+    loop = ControlLoop(policy, ControlConfig(period=0.1, stop_action=(0.0, 0.0)))
+    goal = toy.PointMass().picture(np.array((3.0, -2.0)))
+    loop.start(goal)
+    assert len(backend.asked) == policy.history  # before the first frame
+    command = loop.step(Sight(frame=toy.PointMass().picture(np.zeros(2)), taken_at=time.monotonic()))
+    assert command.fault is None
+    assert command.action[0] > 0 > command.action[1]
 
 
 def test_the_offset_never_falls_below_the_least():

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepakit.zoo.layers.transformer import Attention, Block, FeedForward
+from jepakit.zoo.layers.transformer import block_stack
 
 
 class SlotPredictor(nn.Module):
@@ -54,13 +54,7 @@ class SlotPredictor(nn.Module):
         if self.concatenated:
             self.fold = nn.Linear((1 + self.conditions) * width, width)
             self.proprio_output = nn.Linear(width, width) if proprio else None
-        self.blocks = nn.ModuleList(
-            Block(
-                Attention(width, heads=heads, head_dim=head_dim, qkv_bias=True, norm=False, dropout=dropout),
-                FeedForward(width, mlp, dropout=dropout),
-            )
-            for _ in range(depth)
-        )
+        self.blocks = block_stack(width, depth, heads=heads, head_dim=head_dim, mlp=mlp, norm=False, dropout=dropout)
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, width)
 

@@ -7,7 +7,6 @@ steps, a standardised actions, π weights of modes, σ their common deviation.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.controller.config import ControllerConfig
 from jepakit.zoo.latents import LatentModel
+from jepakit.zoo.layers.heads import hidden_layers
 from jepakit.zoo.trainable import Losses
 
 _SLOWEST = 1000.0  # longest wave of the offset's encoding, in environment steps, over 2π
@@ -37,13 +37,7 @@ class ControllerModel(LatentModel):
     def __init__(self, config: ControllerConfig | Mapping[str, Any]) -> None:
         config = parse_config(ControllerConfig, config, where="config")
         super().__init__(config)
-        widths = [self.reader.features, *[config.width] * config.depth]
-        self.body = nn.Sequential(
-            *(
-                nn.Sequential(nn.Linear(before, after), nn.LayerNorm(after), nn.GELU(), nn.Dropout(config.dropout))
-                for before, after in itertools.pairwise(widths)
-            )
-        )
+        self.body = hidden_layers(self.reader.features, config.width, config.depth, dropout=config.dropout)
         self.norm = nn.LayerNorm(config.width, elementwise_affine=False)
         self.modulation = nn.Linear(config.offset_features, 2 * config.width)
         nn.init.zeros_(self.modulation.weight)

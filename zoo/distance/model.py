@@ -6,7 +6,6 @@ latents, g those of the goal, h offset in environment steps.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -17,13 +16,14 @@ from torch import Tensor, nn
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.distance.config import DistanceConfig
 from jepakit.zoo.latents import LatentModel
+from jepakit.zoo.layers.heads import hidden_layers
 from jepakit.zoo.trainable import Losses
 
 
 class DistanceModel(LatentModel):
     """d(z, g) ≥ 0, the temporal distance of two frames (after TRM, arXiv 2605.22164), in environment steps.
 
-    An output near the softplus's bend would be the goal itself; steps are scaled by ``max_offset``.
+    The network's output is in units of ``max_offset``; a softplus keeps it from being negative.
     """
 
     name: ClassVar[str] = "distance"
@@ -32,12 +32,8 @@ class DistanceModel(LatentModel):
     def __init__(self, config: DistanceConfig | Mapping[str, Any]) -> None:
         config = parse_config(DistanceConfig, config, where="config")
         super().__init__(config)
-        widths = [self.reader.features, *[config.width] * config.depth]
-        layers = (
-            nn.Sequential(nn.Linear(before, after), nn.LayerNorm(after), nn.GELU())
-            for before, after in itertools.pairwise(widths)
-        )
-        self.body = nn.Sequential(*layers, nn.Linear(config.width, 1))
+        hidden = hidden_layers(self.reader.features, config.width, config.depth)
+        self.body = nn.Sequential(*hidden, nn.Linear(config.width, 1))
 
     def forward(self, latents: Tensor, goal: Tensor) -> Tensor:
         """Environment steps (B,) from latents to a goal, each (B, N, D)."""

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from jepakit.zoo.layers.transformer import Attention, Block, Cache, FeedForward
+from jepakit.zoo.layers.transformer import Block, Cache, block_stack
 
 
 class FrameCausalPredictor(nn.Module):
@@ -39,12 +39,8 @@ class FrameCausalPredictor(nn.Module):
         self.tokens = tokens
         self.input_proj = nn.Identity() if width_in == width else nn.Linear(width_in, width)
         self.positions = nn.Parameter(torch.randn(1, history * tokens, width))
-        self.blocks = nn.ModuleList(
-            Block(
-                Attention(width, heads=heads, head_dim=head_dim, qkv_bias=False, dropout=dropout),
-                FeedForward(width, mlp, dropout=dropout),
-            )
-            for _ in range(depth)
+        self.blocks = block_stack(
+            width, depth, heads=heads, head_dim=head_dim, mlp=mlp, qkv_bias=False, dropout=dropout
         )
         self.norm = nn.LayerNorm(width)
         self.register_buffer("mask", frame_causal_mask(history, tokens), persistent=False)

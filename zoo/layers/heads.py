@@ -5,6 +5,8 @@ Shape letters: B batch, T frames, A action-block width, D latent width.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,6 +30,17 @@ class Projector(nn.Module):
         hidden = F.gelu(self.norm(self.expand(x.flatten(0, -2))))
         out: Tensor = self.contract(hidden).unflatten(0, x.shape[:-1])
         return out
+
+
+def hidden_layers(width_in: int, width: int, depth: int, *, dropout: float = 0.0) -> nn.Sequential:
+    """``depth`` times Linear, layer norm, GELU, dropout: vectors (B, width_in) to (B, width)."""
+    widths = [width_in, *[width] * depth]
+    return nn.Sequential(
+        *(
+            nn.Sequential(nn.Linear(before, after), nn.LayerNorm(after), nn.GELU(), nn.Dropout(dropout))
+            for before, after in itertools.pairwise(widths)
+        )
+    )
 
 
 class ActionEncoder(nn.Module):

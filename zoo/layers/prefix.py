@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepakit.zoo.layers.transformer import Attention, Block, FeedForward
+from jepakit.zoo.layers.transformer import block_stack
 
 
 class PrefixPredictor(nn.Module):
@@ -39,12 +39,8 @@ class PrefixPredictor(nn.Module):
         self.state_token = nn.Linear(latent_dim, width)
         self.action_token = nn.Linear(latent_dim, width)
         self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + horizon, width))
-        self.prefix_blocks = nn.ModuleList(
-            Block(
-                Attention(width, heads=heads, head_dim=head_dim, qkv_bias=False, dropout=dropout),
-                FeedForward(width, mlp, dropout=dropout),
-            )
-            for _ in range(prefix_depth)
+        self.prefix_blocks = block_stack(
+            width, prefix_depth, heads=heads, head_dim=head_dim, mlp=mlp, qkv_bias=False, dropout=dropout
         )
         self.prefix_norm = nn.LayerNorm(width)
         self.state = nn.Linear(latent_dim, width)

@@ -173,6 +173,31 @@ class Block(nn.Module):
         return x + self.feed_forward(x), seen
 
 
+def block_stack(
+    width: int,
+    depth: int,
+    *,
+    heads: int,
+    mlp: int,
+    head_dim: int | None = None,
+    qkv_bias: bool = True,
+    norm: bool = True,
+    norm_eps: float = 1e-5,
+    dropout: float = 0.0,
+) -> nn.ModuleList:
+    """``depth`` blocks one after another; heads share the width unless ``head_dim`` says how wide they are."""
+    head_dim = width // heads if head_dim is None else head_dim
+    return nn.ModuleList(
+        Block(
+            Attention(
+                width, heads=heads, head_dim=head_dim, qkv_bias=qkv_bias, norm=norm, norm_eps=norm_eps, dropout=dropout
+            ),
+            FeedForward(width, mlp, norm_eps=norm_eps, dropout=dropout),
+        )
+        for _ in range(depth)
+    )
+
+
 class AdaLNBlock(nn.Module):
     """A causal transformer block whose norms are shifted, scaled and gated by a condition (AdaLN-zero, 2212.09748).
 

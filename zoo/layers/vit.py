@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepakit.zoo.layers.transformer import FIRST, Attention, Block, FeedForward
+from jepakit.zoo.layers.transformer import FIRST, block_stack
 
 
 class ViTEncoder(nn.Module):
@@ -26,7 +26,7 @@ class ViTEncoder(nn.Module):
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, 1 + (image_size // patch_size) ** 2, width))
         self.patches = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
-        self.blocks = _blocks(width, depth, heads=heads, mlp=mlp, norm_eps=eps)
+        self.blocks = block_stack(width, depth, heads=heads, mlp=mlp, norm_eps=eps)
         self.norm = nn.LayerNorm(width, eps=eps)
         self.apply(_initialise)
         nn.init.trunc_normal_(self.cls, std=0.02)
@@ -57,7 +57,7 @@ class PatchEncoder(nn.Module):
         grid = image_size // patch_size
         self.patches = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
         self.register_buffer("positions", sincos_positions((grid, grid), width), persistent=False)
-        self.blocks = _blocks(width, depth, heads=heads, mlp=mlp, norm_eps=eps)
+        self.blocks = block_stack(width, depth, heads=heads, mlp=mlp, norm_eps=eps)
         self.norm = nn.LayerNorm(width, eps=eps)
         self.apply(_initialise)
         nn.init.xavier_uniform_(self.patches.weight.flatten(1))  # with 0.02, small patches drown in their positions
@@ -85,16 +85,6 @@ def sincos_positions(shape: tuple[int, ...], width: int) -> Tensor:
     angles = torch.cat([axis.reshape(-1, 1) * frequencies for axis in axes], dim=1)
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)
     return F.pad(waves, (0, width - waves.shape[1]))
-
-
-def _blocks(width: int, depth: int, *, heads: int, mlp: int, norm_eps: float) -> nn.ModuleList:
-    return nn.ModuleList(
-        Block(
-            Attention(width, heads=heads, head_dim=width // heads, qkv_bias=True, norm_eps=norm_eps),
-            FeedForward(width, mlp, norm_eps=norm_eps),
-        )
-        for _ in range(depth)
-    )
 
 
 def _initialise(module: nn.Module) -> None:

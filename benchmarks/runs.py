@@ -1,0 +1,75 @@
+"""What benchmarks that train and evaluate nano models share: ``lightning`` as a program, their data, their pages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from harness import machine
+from jsonargparse import set_parsing_settings
+
+from jepakit.cli.app import App
+from jepakit.datamodules.base import EpisodeDataModule
+from jepakit.planning.evaluation.provenance import commit
+from jepakit.planning.evaluation.statistics import wilson_interval
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENTS = {"tworoom": "Two-Room", "pusht": "Push-T"}
+WEIGHTS = Path("training") / "weights"  # within a run's folder
+
+
+def files(*names: str) -> list[str]:
+    """Flags for ``configs/<name>.yaml``."""
+    return [part for name in names for part in ("-c", str(ROOT / "configs" / f"{name}.yaml"))]
+
+
+def logging_into(folder: Path) -> list[str]:
+    """Flags of ``fit`` that put curves and ``WEIGHTS`` into a run's folder."""
+    logger = {"": "CSVLogger", ".save_dir": folder, ".name": "training", ".version": ""}
+    return [f"--trainer.logger{key}={value}" for key, value in logger.items()]
+
+
+def lightning(command: str, arguments: list[str], folder: Path) -> float:
+    """Run a command on one thread, its output in ``folder``; returns the CPU seconds it took.
+
+    Those, other than its wall time, hardly depend on what else the machine does. Raises ``CalledProcessError``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    before = os.times()
+    with (folder / f"{command}.log").open("w") as log:
+        subprocess.run(
+            [str(Path(sys.executable).with_name("lightning")), command, *arguments],
+            check=True,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def load_data(environment: str, *flags: str) -> EpisodeDataModule:
+    """The data on which the nano models of ``compare.py`` were trained, ready to draw tasks from."""
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    arguments = files("lewm", "size/nano", f"data/{environment}", "plan/nano")
+    data: EpisodeDataModule = App([*arguments, "--trainer.logger=false", *flags], run=False).datamodule
+    data.prepare_data()
+    data.setup("test")
+    return data
+
+
+def interval(successes: int, tasks: int) -> str:
+    """Wilson's 95 % interval in per cent."""
+    low, high = wilson_interval(successes, tasks)
+    return f"{100 * low:.0f} – {100 * high:.0f} %"
+
+
+def origin() -> str:
+    """Machine and versions, as a line for a page."""
+    host = machine()
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "numpy"))
+    return f"{host['cpu']}, {host['cores']} cores, Python {host['python']}, {packages}, commit {commit()}."
