@@ -23,7 +23,7 @@ from jepakit.export.graphs import export_graph, network_of, prepare
 from jepakit.export.onnx_files import write_graphs
 from jepakit.export.precision import MEASURES, distinct_measures, lower, rounded
 from jepakit.export.runtime.onnx_backend import OnnxBackend
-from jepakit.export.runtime.torch_backend import TorchBackend
+from jepakit.export.runtime.torch_backend import GoalCost, TorchBackend
 from jepakit.export.verify import (
     LARGEST_ERROR,
     LARGEST_EXCESS,
@@ -39,7 +39,6 @@ from jepakit.planning.settings import PlannerConfig
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.config import plain_config
 from jepakit.zoo.controller.model import ControllerModel
-from jepakit.zoo.distance.model import DistanceModel
 from jepakit.zoo.module import WorldModelModule
 from jepakit.zoo.readout import Readout
 
@@ -57,7 +56,7 @@ def export_bundle(
     planner: PlannerConfig | None = None,
     readout: Readout | None = None,
     controller: ControllerModel | None = None,
-    distance: DistanceModel | None = None,
+    distance: GoalCost | None = None,
     queries: Queries | None = None,
     licence: str = "not stated",
     overwrite: bool = False,
@@ -213,7 +212,7 @@ def _put(folder: Path, out: Path) -> None:
 
 
 def _reference(
-    model: WorldModel, readout: Readout | None, controller: ControllerModel | None, distance: DistanceModel | None
+    model: WorldModel, readout: Readout | None, controller: ControllerModel | None, distance: GoalCost | None
 ) -> TorchBackend:
     """PyTorch's answer, from a copy, so that the caller's model keeps its device and mode."""
     try:

@@ -26,9 +26,9 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from jepakit.export.bundle import CONTROLLER, Graph, TensorType
 from jepakit.export.onnx_files import add_weight
+from jepakit.export.runtime.torch_backend import GoalCost
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.controller.model import ControllerModel
-from jepakit.zoo.distance.model import DistanceModel
 from jepakit.zoo.layers.heads import Projector
 from jepakit.zoo.readout import Readout
 
@@ -56,7 +56,7 @@ class ScoreGraph(nn.Module):
     The inputs are those of ``bundle.graphs_of``, in their order; ``past_actions`` is left out where it is empty.
     """
 
-    def __init__(self, model: WorldModel, readout: Readout | None, distance: DistanceModel | None = None) -> None:
+    def __init__(self, model: WorldModel, readout: Readout | None, distance: GoalCost | None = None) -> None:
         super().__init__()
         self.model = model
         self.readout = readout
@@ -89,7 +89,7 @@ def network_of(
     model: WorldModel,
     readout: Readout | None,
     controller: ControllerModel | None = None,
-    distance: DistanceModel | None = None,
+    distance: GoalCost | None = None,
 ) -> nn.Module:
     """Return the PyTorch module behind a bundle's graph."""
     if name == CONTROLLER:

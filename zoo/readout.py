@@ -1,6 +1,6 @@
 """A linear readout of physical quantities from latents: what a planner may steer by in place of a goal picture.
 
-Shapes: n frames, N latent tokens per frame, D latent width, Q quantities.
+Shapes: n frames, B environments, S candidates, N latent tokens per frame, D latent width, Q quantities.
 """
 
 from __future__ import annotations
@@ -45,6 +45,14 @@ class Readout(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """Quantities (..., Q) of latents (..., N, D)."""
         return nn.functional.linear(latents.flatten(-2), self.weight, self.bias)
+
+    def goal_cost(self, predicted: Tensor, goal: Tensor) -> Tensor:
+        """Squared distance (B, S) between the quantities of predicted (B, S, N, D) and goal (B, N, D) latents.
+
+        In place of a model's own distance; the quantities should have one unit.
+        """
+        error: Tensor = self(predicted) - self(goal).unsqueeze(1)
+        return error.square().sum(dim=-1)
 
     def r2(self, latents: ArrayLike, values: ArrayLike) -> dict[str, float]:
         """Return each quantity's coefficient of determination; of frames that the fit has not seen, to be honest."""

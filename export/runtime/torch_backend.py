@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from jepakit.zoo.module import WorldModelModule
 
 
+#: Modules with a ``goal_cost`` like ``WorldModel``'s.
+GoalCost = DistanceModel | Readout
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Piece:
     """Candidates rolled out together: their environments and numbers, their actions, and what came of them."""
@@ -47,7 +51,8 @@ class TorchBackend:
         model: the world model, or the Lightning module around it, with its statistics set.
         readout: physical quantities to read off imagined latents, for objectives that need them.
         controller: what proposes plans, trained on this very model.
-        distance: what judges how far imagined latents are from the goal, in place of the model's own ``goal_cost``.
+        distance: what judges how far imagined latents are from the goal, in place of the model's own ``goal_cost``: a
+            learned distance, or a readout whose quantities are compared.
         device: where to run; by default where the model is.
         candidates_per_call: candidates rolled out at once; bounds the memory, does not change what is computed.
         environments_per_call: environments computed at once. With the default of 1 the shapes of every operation are
@@ -66,7 +71,7 @@ class TorchBackend:
         readout: Readout | None = None,
         *,
         controller: ControllerModel | None = None,
-        distance: DistanceModel | None = None,
+        distance: GoalCost | None = None,
         device: torch.device | str | None = None,
         candidates_per_call: int = 512,
         environments_per_call: int = 1,
@@ -94,7 +99,7 @@ class TorchBackend:
         if controller is not None:
             controller.check_world_model(self.model)
         self.distance = None if distance is None else distance.to(self.device).eval()
-        if distance is not None:
+        if isinstance(distance, DistanceModel):
             distance.check_world_model(self.model)
         self.spec = self._spec()
         self._fast_step = self._step
@@ -212,11 +217,12 @@ class TorchBackend:
         proprio = getattr(config, "proprio_dim", 0)
         tokens, width = self.encode(blank, np.zeros((1, 1, proprio), np.float32) if proprio else None).shape[2:]
         names = () if self.readout is None else self.readout.names
-        if self.readout is not None and self.readout.features != tokens * width:
-            raise ValueError(
-                f"readout: found one for {self.readout.features} numbers per frame, expected {tokens} tokens · {width} "
-                "= the model's; fit it on this model's latents"
-            )
+        for readout in (self.readout, self.distance):
+            if isinstance(readout, Readout) and readout.features != tokens * width:
+                raise ValueError(
+                    f"readout: found one for {readout.features} numbers per frame, expected {tokens} tokens · {width} "
+                    "= the model's; fit it on this model's latents"
+                )
         return PlannerSpec(
             image_size=config.image_size,
             history=config.history,

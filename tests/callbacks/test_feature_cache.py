@@ -141,7 +141,7 @@ def test_the_other_callbacks_work_without_pixels_in_the_batch(tworoom_store, wei
 
 
 def test_models_that_train_their_encoder_are_refused(tworoom_store, tmp_path):
-    with pytest.raises(ValueError, match=r"FeatureCache: found LeWM and TwoRoom, expected a module that reads features"):
+    with pytest.raises(ValueError, match=r"FeatureCache: found LeWM and TwoRoom, expected a module that reads"):
         train(LeWM({**COMMON, "latent_dim": 8}), make_data(tworoom_store), tmp_path, FeatureCache(str(tmp_path)))
 
 

@@ -10,7 +10,7 @@ from jepakit.datamodules.base import Generate
 from jepakit.planning import CEMConfig, KeepOutConfig, ObjectiveConfig, ReachTargetConfig
 from jepakit.planning.evaluation.protocol import EvaluationConfig
 from jepakit.zoo import LeWMConfig, LeWMModel
-from jepakit.zoo.readout import fit_readout
+from jepakit.zoo.readout import Readout, fit_readout
 
 torch.set_num_threads(1)
 
@@ -73,6 +73,22 @@ def test_quantities_are_read_off_by_the_given_readout(data, model, readout):
     assert {policy.name for policy in result.policies} == {"lewm", "random", "stay", "scripted"}
     described = next(policy for policy in result.policies if policy.name == "lewm").settings["objective"]
     assert [term["name"] for term in described["terms"]] == ["reach_target", "keep_out"]
+
+
+def test_a_readout_judges_the_goal_picture_in_place_of_the_model(data, model, readout):
+    config = EvaluationPlannerConfig(readout=str(readout), by_readout=True)
+    backend, read = config.backend(model), Readout.load(readout)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (1, 2, 16, 16, 3), np.uint8)
+    latents, goal = np.split(backend.encode(frames), 2, axis=1)
+    low, high = np.tile(backend.spec.action_low, 5), np.tile(backend.spec.action_high, 5)
+    candidates = rng.uniform(low, high, (1, 4, 2, len(low))).astype(np.float32)
+    scores = backend.score(latents, np.empty((1, 0, len(low)), np.float32), candidates, goal[:, 0])
+    wanted = read(torch.from_numpy(goal[:, :, None])).numpy()  # (1, 1, 1, 2)
+    np.testing.assert_allclose(scores.distance, np.square(scores.readout - wanted).sum(axis=-1), rtol=1e-4, atol=1e-5)
+    for wrong in ({"by_readout": True}, {"by_readout": True, "readout": "a", "distance_weights": "b"}):
+        with pytest.raises(ValueError, match=r"planner.by_readout: found true, expected it with a readout and without"):
+            EvaluationPlannerConfig(**wrong)
 
 
 def test_quantities_without_a_readout_are_refused_before_anything_runs(data, model):

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.recording import load_class, make_env
 from jepakit.envs.base import GoalEnv
-from jepakit.export.runtime.torch_backend import TorchBackend
+from jepakit.export.runtime.torch_backend import GoalCost, TorchBackend
 from jepakit.planning.evaluation.loop import Recording
 from jepakit.planning.evaluation.manifest import Manifest, draw_tasks
 from jepakit.planning.evaluation.protocol import EvaluationConfig, evaluate
@@ -36,13 +36,20 @@ class EvaluationPlannerConfig(PlannerConfig):
 
     The file of a readout (``jepakit.zoo.readout``) is for objectives in physical quantities; ``controller_weights``, a
     folder or Hub id, for the solver ``controller`` and for ``proposals``. ``distance_weights`` are those of a learned
-    distance to the goal, which takes the place of the model's own.
+    distance to the goal, which takes the place of the model's own; with ``by_readout`` it is the squared difference of
+    the readout's quantities.
     """
 
     threads: int | None = None
     readout: str | None = None
     controller_weights: str | None = None
     distance_weights: str | None = None
+    by_readout: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.by_readout and (self.readout is None or self.distance_weights is not None):
+            raise ValueError("planner.by_readout: found true, expected it with a readout and without distance_weights")
 
     def load_readout(self) -> Readout | None:
         """Read the readout, if there is one."""
@@ -52,8 +59,10 @@ class EvaluationPlannerConfig(PlannerConfig):
         """Read the controller, if there is one."""
         return load_latent_model(ControllerModel, self.controller_weights) if self.controller_weights else None
 
-    def load_distance(self) -> DistanceModel | None:
-        """Read the learned distance, if there is one."""
+    def load_distance(self) -> GoalCost | None:
+        """Read what judges the distance to the goal in place of the model, if anything does."""
+        if self.by_readout:
+            return self.load_readout()
         return load_latent_model(DistanceModel, self.distance_weights) if self.distance_weights else None
 
     def backend(self, model: WorldModel) -> TorchBackend:
