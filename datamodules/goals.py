@@ -18,19 +18,24 @@ from jepakit.datamodules.windows import WindowDataset, WindowSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Goals:
-    """What a controller learns from: goals 1 to ``max_offset`` environment steps ahead, and ``steps`` actions."""
+    """Pairs to learn from: goals ``min_offset`` to ``max_offset`` environment steps ahead, and ``steps`` actions."""
 
     max_offset: int = 50
     steps: int = 25
+    min_offset: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("max_offset", "steps"):
+        for name in ("min_offset", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"goals.{name}: found {getattr(self, name)}, expected at least 1 environment step")
+        if self.max_offset < self.min_offset:
+            raise ValueError(
+                f"goals.max_offset: found {self.max_offset}, expected at least min_offset = {self.min_offset}"
+            )
 
 
 class GoalDataset(WindowDataset):
-    """All pairs of frames up to ``goals.max_offset`` steps apart in the given episodes, starts ``stride`` apart.
+    """All pairs of frames as far apart as ``goals`` says, in the given episodes, starts ``stride`` apart.
 
     A batch has the columns of both frames (B, 2, ...), their distance ``offset`` (B,) in environment steps, and the raw
     ``action`` (B, G, C) from the first frame on. Actions from the goal on say nothing about the way there; behind the
@@ -52,7 +57,7 @@ class GoalDataset(WindowDataset):
         super().__init__(source, episodes, pair, last_action=last_action, stride=stride, columns=columns)
         self._goals = goals
         lengths, kind = np.unique(source.lengths[episodes], return_inverse=True)
-        tables = [_pairs(int(length), goals.max_offset, stride) for length in lengths]
+        tables = [_pairs(int(length), goals, stride) for length in lengths]
         sizes = np.array([len(table) for table in tables])
         self._pairs = np.concatenate(tables)
         self._first = (np.cumsum(sizes) - sizes)[kind]  # an episode's first row of that
@@ -94,8 +99,10 @@ class GoalDataset(WindowDataset):
         return actions
 
 
-def _pairs(length: int, max_offset: int, stride: int) -> NDArray[np.int64]:
+def _pairs(length: int, goals: Goals, stride: int) -> NDArray[np.int64]:
     """(start, offset) of every pair in an episode of so many rows."""
-    starts, offsets = np.meshgrid(np.arange(0, length - 1, stride), np.arange(1, max_offset + 1), indexing="ij")
+    starts, offsets = np.meshgrid(
+        np.arange(0, length - 1, stride), np.arange(goals.min_offset, goals.max_offset + 1), indexing="ij"
+    )
     inside = starts + offsets < length
     return np.stack([starts[inside], offsets[inside]], axis=1).astype(np.int64)

@@ -12,6 +12,7 @@ from jepakit.lazy import lazy
 if TYPE_CHECKING:
     from jepakit.planning.backend import Backend as Backend
     from jepakit.planning.backend import DifferentiableBackend as DifferentiableBackend
+    from jepakit.planning.backend import ImaginingBackend as ImaginingBackend
     from jepakit.planning.backend import PlannerSpec as PlannerSpec
     from jepakit.planning.backend import ProposingBackend as ProposingBackend
     from jepakit.planning.backend import Scores as Scores
@@ -57,11 +58,20 @@ if TYPE_CHECKING:
     from jepakit.planning.targets import KeepOutConfig as KeepOutConfig
     from jepakit.planning.targets import ReachTarget as ReachTarget
     from jepakit.planning.targets import ReachTargetConfig as ReachTargetConfig
+    from jepakit.planning.two_level import TwoLevelConfig as TwoLevelConfig
+    from jepakit.planning.two_level import TwoLevelPolicy as TwoLevelPolicy
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "backend": ("Backend", "DifferentiableBackend", "PlannerSpec", "ProposingBackend", "Scores"),
+        "backend": (
+            "Backend",
+            "DifferentiableBackend",
+            "ImaginingBackend",
+            "PlannerSpec",
+            "ProposingBackend",
+            "Scores",
+        ),
         "cem": ("CEM", "CEMConfig"),
         "control": ("Command", "ControlConfig", "ControlLoop", "ControlSummary", "Sight"),
         "follow": ("Follow",),
@@ -77,6 +87,7 @@ __getattr__, __dir__ = lazy(
         "settings": ("ObjectiveConfig", "PlannerConfig"),
         "solver": ("SearchSpace", "Solution", "Solver"),
         "targets": ("KeepOut", "KeepOutConfig", "ReachTarget", "ReachTargetConfig"),
+        "two_level": ("TwoLevelConfig", "TwoLevelPolicy"),
     },
 )
 __all__ = __dir__()

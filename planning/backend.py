@@ -171,6 +171,15 @@ class ProposingBackend(Backend, Protocol):
         ...
 
 
+@runtime_checkable
+class ImaginingBackend(Backend, Protocol):
+    """A backend that also says what it imagines, not only what it is worth."""
+
+    def imagine(self, history: Array, past_actions: Array, candidates: Array) -> Array:
+        """Return imagined latents ``(B, S, K, N, D)``; arguments as in :meth:`Backend.score`."""
+        ...
+
+
 def likeliest_first(plans: Array, weights: Array) -> Array:
     """Return ``plans`` ``(B, M, K, A)`` in the order of their falling ``weights`` ``(B, M)``."""
     order = np.argsort(-weights, axis=1, kind="stable")

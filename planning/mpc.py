@@ -108,7 +108,8 @@ class MPCPolicy:
         """See :class:`jepakit.planning.policies.Policy`; encodes the goals."""
         spec = self.planner.backend.spec
         self._budget = budget
-        self._step = 0
+        self._step = self._begun = 0
+        self._aimed = False
         self._rngs = [assignment.rng for assignment in assignments]
         self._memories = [_Memory() for _ in assignments]
         self._goals: Array | None = None
@@ -132,12 +133,25 @@ class MPCPolicy:
         offset = self._step % spec.frame_skip
         if offset == 0:
             self._remember(views, rows)
-            if self._executed == min(self.config.execute_blocks, self._plan.shape[1]):
+            if self._aimed or self._executed == min(self.config.execute_blocks, self._plan.shape[1]):
                 self._replan(rows, deadline)
             self._executed += 1
         self._step += 1
         columns = slice(offset * spec.action_dim, (offset + 1) * spec.action_dim)
         return self._plan[rows, self._executed - 1, columns]
+
+    def aim(self, goals: Array, rows: Rows, *, offset: int | None = None) -> None:
+        """Go for other goals from the next block boundary on: latents ``(len(rows), N, D)`` of the tasks ``rows``.
+
+        A controller is told that they are ``offset`` environment steps away, at most as many as ``proposals`` says.
+        """
+        if self._goals is None:
+            raise ValueError("goals: found none to replace, expected an objective that needs them")
+        self._goals[rows] = goals
+        self._aimed = True
+        if self.proposals is not None:
+            away = self.proposals.offset if offset is None else min(offset, self.proposals.offset)
+            self._begun = self._step - (self.proposals.offset - away)
 
     def forget(self) -> None:
         """Drop the plan and what was seen, because the robot did something else; the next action begins a new plan.
@@ -158,7 +172,7 @@ class MPCPolicy:
         return {"name": "mpc", **settings, **self.planner.describe()}
 
     def proposed(self, observation: Observation, goals: Array | None, horizon: int, *, step: int = 0) -> Array | None:
-        """Return what the controller proposes after ``step`` steps, ``(B, M, K, A)``; ``None`` if it is not asked.
+        """Return what the controller proposes ``(B, M, K, A)`` after ``step`` steps; ``None`` if it is not asked.
 
         ``goals`` are latents ``(B, N, D)``; raises ``ValueError`` without them.
         """
@@ -223,7 +237,10 @@ class MPCPolicy:
         observation = Observation(latents=latents, past_actions=np.stack(blocks).astype(np.float32))
         horizon = self._horizon()
         goals = None if self._goals is None else self._goals[rows]
-        starts = [self._left_over(rows, horizon), self.proposed(observation, goals, horizon, step=self._step)]
+        starts = [
+            self._left_over(rows, horizon),
+            self.proposed(observation, goals, horizon, step=self._step - self._begun),
+        ]
         guesses = [guess for guess in starts if guess is not None]
         plan = self.planner.plan(
             observation,
@@ -239,6 +256,7 @@ class MPCPolicy:
         self._guesses = np.zeros((len(self._memories), *plan.guesses.shape[1:]), np.float32)
         self._guesses[rows] = plan.guesses
         self._executed = 0
+        self._aimed = False
 
     def _horizon(self) -> int:
         if not self.config.shrink_horizon:
@@ -248,6 +266,6 @@ class MPCPolicy:
 
     def _left_over(self, rows: Rows, horizon: int) -> Array | None:
         """Return what the last search left to start the next one from, ``(B, M, K, A)``."""
-        if self._guesses is None or not self.config.warm_start:
+        if self._guesses is None or self._aimed or not self.config.warm_start:
             return None
         return self.planner.carry_over(self._guesses[rows], executed=self._executed, horizon=horizon)

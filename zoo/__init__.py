@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from jepakit.zoo.lewm.config import LeWMConfig as LeWMConfig
     from jepakit.zoo.lewm.model import LeWMModel as LeWMModel
     from jepakit.zoo.lewm.module import LeWM as LeWM
+    from jepakit.zoo.macro.config import MacroConfig as MacroConfig
+    from jepakit.zoo.macro.model import MacroModel as MacroModel
+    from jepakit.zoo.macro.module import Macro as Macro
     from jepakit.zoo.module import OptimizerConfig as OptimizerConfig
     from jepakit.zoo.module import WorldModelModule as WorldModelModule
     from jepakit.zoo.pldm.config import PLDMConfig as PLDMConfig
@@ -51,6 +54,9 @@ __getattr__, __dir__ = lazy(
         "controller.config": ("ControllerConfig",),
         "controller.model": ("ControllerModel",),
         "controller.module": ("Controller",),
+        "macro.config": ("MacroConfig",),
+        "macro.model": ("MacroModel",),
+        "macro.module": ("Macro",),
         "distance.config": ("DistanceConfig",),
         "distance.model": ("DistanceModel",),
         "distance.module": ("Distance",),

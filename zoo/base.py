@@ -53,6 +53,11 @@ class WorldModel(Trainable):
         self.register_buffer("_pixel_scale", 1.0 / (255.0 * std), persistent=False)
         self.register_buffer("_pixel_offset", -mean / std, persistent=False)
 
+    @property
+    def latents_of(self) -> WorldModel:
+        """The model whose latents these are: itself, unless it predicts those of another."""
+        return self
+
     # -- the contract -----------------------------------------------------------------------------------------
     @abstractmethod
     def encode(self, observation: Mapping[str, Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from jepakit.zoo.base import WorldModel
 from jepakit.zoo.files import fingerprint
 from jepakit.zoo.layers.transformer import block_stack
 from jepakit.zoo.trainable import DataConfig, Trainable
@@ -23,37 +24,40 @@ M = TypeVar("M", bound="LatentModel")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentConfig(DataConfig):
-    """What every network on a world model's latents must know.
+    """What every network on a world model's latents must know of it; filled in by ``LatentModule``.
 
-    ``max_offset`` environment steps is how far a goal may be away. ``token_*`` are the sizes of what reads several
-    latent tokens per frame.
-
-    The last four describe the world model and are filled in by ``LatentModule``. ``world_model`` is the fingerprint of
-    its weights (``jepakit.zoo.files.fingerprint``), ``ordered`` says whether its latent tokens keep their places.
+    ``world_model`` is the fingerprint of its weights (``jepakit.zoo.files.fingerprint``), ``ordered`` says whether its
+    ``tokens`` per frame, ``latent_width`` wide, keep their places.
     """
 
-    max_offset: int = 50
-    token_features: int = 128
-    token_depth: int = 2
-    token_heads: int = 4
     tokens: int = 1
     latent_width: int = 1
     ordered: bool = True
     world_model: str = ""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairConfig(LatentConfig):
+    """What every network that reads a frame and its goal must know.
+
+    ``max_offset`` environment steps is how far a goal may be away. ``token_*`` are the sizes of what reads several
+    latent tokens per frame.
+    """
+
+    max_offset: int = 50
+    token_features: int = 128
+    token_depth: int = 2
+    token_heads: int = 4
+
+
 class LatentModel(Trainable):
-    """A network that reads two frames of one world model."""
+    """A network on the latents of one world model."""
 
     config: LatentConfig
 
-    def __init__(self, config: LatentConfig) -> None:
-        super().__init__(config)
-        self.reader = VectorReader(config) if config.tokens == 1 else TokenReader(config)
-
-    def check_world_model(self, model: nn.Module) -> None:
-        """Raise ``ValueError`` unless ``model`` is the world model on whose latents this was trained."""
-        found = fingerprint(model)
+    def check_world_model(self, model: WorldModel) -> None:
+        """Raise ``ValueError`` unless ``model`` has the latents on which this was trained."""
+        found = fingerprint(model.latents_of)
         if found != self.config.world_model:
             raise ValueError(
                 f"{self.name}: was trained on the latents of a world model with the fingerprint "
@@ -73,6 +77,11 @@ class LatentModel(Trainable):
         for name, shape in expected.items():
             if tuple(batch[name].shape[1:]) != shape:
                 raise ValueError(f"{name}: found shape {tuple(batch[name].shape)}, expected (batch, {shape})")
+
+
+def pair_reader(config: PairConfig) -> VectorReader | TokenReader:
+    """Return what reads a frame and its goal; its ``features`` say how many numbers come out."""
+    return VectorReader(config) if config.tokens == 1 else TokenReader(config)
 
 
 def load_latent_model(cls: type[M], source: str | Path, *, revision: str | None = None) -> M:
@@ -99,7 +108,7 @@ class Standardise(nn.BatchNorm1d):
 class VectorReader(nn.Module):
     """Standardised z, g and |z − g| side by side, for one latent vector per frame."""
 
-    def __init__(self, config: LatentConfig) -> None:
+    def __init__(self, config: PairConfig) -> None:
         super().__init__()
         self.features = 3 * config.latent_width
         self.standardise = Standardise(self.features, affine=False)
@@ -117,7 +126,7 @@ class TokenReader(nn.Module):
     does not matter.
     """
 
-    def __init__(self, config: LatentConfig) -> None:
+    def __init__(self, config: PairConfig) -> None:
         super().__init__()
         width = config.token_features
         self.features = 2 * width

@@ -48,6 +48,7 @@ REGISTRY: dict[str, Entry] = {
     "distance": _family("distance", "Distance"),
     "dinowm": _family("dinowm", "DINOWM"),
     "lewm": _family("lewm", "LeWM"),
+    "macro": _family("macro", "Macro"),
     "pldm": _family("pldm", "PLDM"),
     "vjepa": _family("vjepa", "VJEPA"),
 }

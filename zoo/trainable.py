@@ -39,6 +39,11 @@ class DataConfig:
         return 0
 
 
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Return a generator on the CPU, so that draws are the same on every device, fresh for every step."""
+    return torch.Generator().manual_seed((1_000_003 * seed + step) % 2**32)
+
+
 def neutral_statistics(config: DataConfig) -> dict[str, Tensor]:
     """Return the buffers of a model that has seen no data: actions pass unchanged and have no bounds.
 

@@ -121,6 +121,15 @@ class TorchBackend:
         with self._running():
             return self._scores(candidates, self._imagine(history, past_actions, candidates, goal))
 
+    def imagine(self, history: Array, past_actions: Array, candidates: Array) -> Array:
+        """See :class:`jepakit.planning.ImaginingBackend`."""
+        with self._running():
+            parts = [
+                self.model.rollout(*(self._tensor(part[rows]) for part in (history, past_actions, candidates)))
+                for rows in self._groups(len(candidates))
+            ]
+            return _array(torch.cat(parts))
+
     def propose(self, latents: Array, goal: Array, offset: Array) -> Array:
         """See :class:`jepakit.planning.ProposingBackend`."""
         assert self.controller is not None

@@ -39,6 +39,7 @@ RUNNABLE = {
     "fastlewm": ["fastlewm.yaml"],
     "fastlewm nano on Two-Room": ["fastlewm.yaml", "data/tworoom.yaml", "size/nano.yaml"],
     "distance": ["distance.yaml"],
+    "macro": ["macro.yaml"],
     "controller": ["controller.yaml"],
     "controller on Two-Room": ["controller.yaml", "data/tworoom.yaml"],
 }
@@ -78,7 +79,7 @@ def both_phases(names):
 
 def frozen_weights(names, folder):
     """Random weights in place of those that some configurations need: the Hub's, or those of a trained LeWM."""
-    if {"controller.yaml", "distance.yaml"} & set(names):
+    if {"controller.yaml", "distance.yaml", "macro.yaml"} & set(names):
         LeWM(LeWMConfig.nano()).save_pretrained(folder / "world")
         return [f"--model.world_model={folder / 'world'}"]
     if "dinowm.yaml" not in names:

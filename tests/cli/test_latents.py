@@ -1,4 +1,4 @@
-"""Controller and learned distance from the command line: trained on a world model, evaluated and exported with it."""
+"""Controller, learned distance and macro-actions from the command line: trained on a world model, used with it."""
 
 import json
 from pathlib import Path
@@ -35,13 +35,17 @@ def trained(mini_config, tmp_path_factory):
         "world": world,
         **{
             name: fit(name, "-c", str(CONFIGS / f"{name}.yaml"), *common, *more)
-            for name, more in (("controller", ["--model.config.width=16"]), ("distance", ["--model.config.width=16"]))
+            for name, more in (
+                ("controller", ["--model.config.width=16"]),
+                ("distance", ["--model.config.width=16"]),
+                ("macro", ["--model.config.width=16"]),
+            )
         },
         "features": folder / "features",
     }
 
 
-def test_latents_are_computed_once_for_both(trained):
+def test_latents_are_computed_once_for_all(trained):
     (folder,) = trained["features"].iterdir()
     assert folder.name.startswith("latents-lewm-")
 
@@ -67,6 +71,17 @@ def test_a_bundle_holds_the_controller_and_judges_by_the_distance(mini_config, t
     assert bundle.planner_config.proposals
     policy = bundle.policy(open_backend(bundle))
     assert policy.proposals.offset == 25
+
+
+def test_far_goals_are_planned_for_on_two_time_scales(mini_config, trained, tmp_path, capsys):
+    arguments = ["--weights", trained["world"], "--planner.two_level.offset=30", "--planner.two_level.cem.iterations=2"]
+    more = [f"--planner.{name}_weights={trained[name]}" for name in ("macro", "distance")]
+    assert cli.main(["evaluate", *mini_config, *arguments, *more, "--out", str(tmp_path)]) == 0
+    settings = json.loads((tmp_path / "evaluation.json").read_text())["policies"]["lewm"]["settings"]
+    assert settings["name"] == "two_level"
+    assert settings["reach"] == 25
+    assert cli.main(["export", *mini_config, "--weights", trained["world"], "--out", str(tmp_path / "b"), *more]) == 1
+    assert "planner.macro_weights: found" in capsys.readouterr().err
 
 
 def test_weights_of_something_else_are_named(mini_config, trained, tmp_path, capsys):

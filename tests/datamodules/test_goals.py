@@ -114,7 +114,21 @@ def test_broken_actions_are_named(data):
         dataset[0]
 
 
-@pytest.mark.parametrize("values", [{"max_offset": 0}, {"steps": 0}])
+def test_pairs_of_one_distance_only(tiny_store):
+    module = TwoRoom(str(tiny_store), image_size=32, batch_size=16, goals=Goals(min_offset=4, max_offset=4, steps=4))
+    module.setup("fit")
+    dataset = module.dataset("train")
+    batch = everything(dataset)
+    assert set(batch["offset"].tolist()) == {4}
+    assert len(dataset) == sum(module.source.lengths[episode] - 4 for episode in module.parts["train"])
+
+
+def test_a_range_must_not_be_empty():
+    with pytest.raises(ValueError, match=r"goals.max_offset: found 3, expected at least min_offset = 4"):
+        Goals(min_offset=4, max_offset=3)
+
+
+@pytest.mark.parametrize("values", [{"min_offset": 0}, {"steps": 0}])
 def test_wrong_settings_are_refused(values):
     with pytest.raises(ValueError, match=f"goals.{next(iter(values))}: found 0, expected at least 1"):
         Goals(**values)

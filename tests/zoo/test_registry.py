@@ -13,7 +13,7 @@ from jepakit.zoo.registry import REGISTRY, lookup
 def test_every_entry_loads_and_knows_its_name(name):
     entry = lookup(name)
     assert entry.model_class().name == name
-    is_world_model = name not in ("controller", "distance")
+    is_world_model = name not in ("controller", "distance", "macro")
     assert issubclass(entry.model_class(), WorldModel) is is_world_model
     assert issubclass(entry.config_class(), WorldModelConfig) is is_world_model
     assert issubclass(entry.module_class(), WorldModelModule) is is_world_model

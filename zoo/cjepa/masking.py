@@ -11,11 +11,6 @@ import torch
 from torch import Tensor
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """Return a generator on the CPU, so that draws are the same on every device, fresh for every step."""
-    return torch.Generator().manual_seed((1_000_003 * seed + step) % 2**32)
-
-
 def draw_hidden(
     windows: int, slots: int, *, count: tuple[int, int], per: Literal["sample", "batch"], generator: torch.Generator
 ) -> Tensor:

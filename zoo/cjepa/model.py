@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.cjepa.config import CJEPAConfig
-from jepakit.zoo.cjepa.masking import draw_hidden, draw_history, step_generator
+from jepakit.zoo.cjepa.masking import draw_hidden, draw_history
 from jepakit.zoo.cjepa.matching import SlotMatcher
 from jepakit.zoo.cjepa.objects import ObjectEncoder
 from jepakit.zoo.cjepa.predictor import SlotPredictor
 from jepakit.zoo.config import parse_config
-from jepakit.zoo.trainable import Losses
+from jepakit.zoo.trainable import Losses, step_generator
 
 
 class CJEPAModel(WorldModel):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jepakit.zoo.config import at_least
-from jepakit.zoo.latents import LatentConfig
+from jepakit.zoo.latents import PairConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControllerConfig(LatentConfig):
+class ControllerConfig(PairConfig):
     """Sizes of a controller: ``steps`` raw actions come at once, in ``modes`` different ways to the same goal."""
 
     steps: int = 25

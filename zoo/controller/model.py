@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.controller.config import ControllerConfig
-from jepakit.zoo.latents import LatentModel
+from jepakit.zoo.latents import LatentModel, pair_reader
 from jepakit.zoo.layers.heads import hidden_layers
 from jepakit.zoo.trainable import Losses
 
@@ -37,6 +37,7 @@ class ControllerModel(LatentModel):
     def __init__(self, config: ControllerConfig | Mapping[str, Any]) -> None:
         config = parse_config(ControllerConfig, config, where="config")
         super().__init__(config)
+        self.reader = pair_reader(config)
         self.body = hidden_layers(self.reader.features, config.width, config.depth, dropout=config.dropout)
         self.norm = nn.LayerNorm(config.width, elementwise_affine=False)
         self.modulation = nn.Linear(config.offset_features, 2 * config.width)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jepakit.zoo.latents import LatentConfig
+from jepakit.zoo.latents import PairConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistanceConfig(LatentConfig):
+class DistanceConfig(PairConfig):
     """Sizes of a learned distance; ``imagined`` weighs its error on latents that the world model has imagined."""
 
     width: int = 256

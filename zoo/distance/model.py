@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.distance.config import DistanceConfig
-from jepakit.zoo.latents import LatentModel
+from jepakit.zoo.latents import LatentModel, pair_reader
 from jepakit.zoo.layers.heads import hidden_layers
 from jepakit.zoo.trainable import Losses
 
@@ -32,6 +32,7 @@ class DistanceModel(LatentModel):
     def __init__(self, config: DistanceConfig | Mapping[str, Any]) -> None:
         config = parse_config(DistanceConfig, config, where="config")
         super().__init__(config)
+        self.reader = pair_reader(config)
         hidden = hidden_layers(self.reader.features, config.width, config.depth)
         self.body = nn.Sequential(*hidden, nn.Linear(config.width, 1))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,20 @@ from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.recording import load_class, make_env
 from jepakit.envs.base import GoalEnv
 from jepakit.export.runtime.torch_backend import GoalCost, TorchBackend
+from jepakit.planning.backend import Backend
 from jepakit.planning.evaluation.loop import Recording
 from jepakit.planning.evaluation.manifest import Manifest, draw_tasks
 from jepakit.planning.evaluation.protocol import EvaluationConfig, evaluate
 from jepakit.planning.evaluation.report import Evaluation
+from jepakit.planning.mpc import MPCPolicy
 from jepakit.planning.policies import Policy, RandomPolicy, Scripted, StayPolicy
 from jepakit.planning.settings import PlannerConfig
+from jepakit.planning.two_level import TwoLevelConfig, TwoLevelPolicy
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.controller.model import ControllerModel
 from jepakit.zoo.distance.model import DistanceModel
 from jepakit.zoo.latents import load_latent_model
+from jepakit.zoo.macro.model import CoarseWorld, MacroModel
 from jepakit.zoo.readout import Readout
 
 
@@ -37,7 +41,8 @@ class EvaluationPlannerConfig(PlannerConfig):
     The file of a readout (``jepakit.zoo.readout``) is for objectives in physical quantities; ``controller_weights``, a
     folder or Hub id, for the solver ``controller`` and for ``proposals``. ``distance_weights`` are those of a learned
     distance to the goal, which takes the place of the model's own; with ``by_readout`` it is the squared difference of
-    the readout's quantities.
+    the readout's quantities. With ``macro_weights``, those of a macro-action model, far goals are approached by
+    subgoals as ``two_level`` says.
     """
 
     threads: int | None = None
@@ -45,6 +50,8 @@ class EvaluationPlannerConfig(PlannerConfig):
     controller_weights: str | None = None
     distance_weights: str | None = None
     by_readout: bool = False
+    macro_weights: str | None = None
+    two_level: TwoLevelConfig = field(default_factory=TwoLevelConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,6 +71,16 @@ class EvaluationPlannerConfig(PlannerConfig):
         if self.by_readout:
             return self.load_readout()
         return load_latent_model(DistanceModel, self.distance_weights) if self.distance_weights else None
+
+    def policy(self, backend: Backend) -> MPCPolicy:
+        """Build the policy; with ``macro_weights`` it plans on two time scales."""
+        below = super().policy(backend)
+        if not self.macro_weights:
+            return below
+        assert isinstance(backend, TorchBackend)
+        macro = load_latent_model(MacroModel, self.macro_weights)
+        coarse = TorchBackend(CoarseWorld(backend.model, macro), distance=backend.distance, threads=self.threads)
+        return TwoLevelPolicy(below, coarse, reach=macro.config.steps, config=self.two_level)
 
     def backend(self, model: WorldModel) -> TorchBackend:
         """Put the model behind PyTorch."""

@@ -32,6 +32,11 @@ def export_model(
 
     With 0 queries the data are not touched, and only fp32 can be exported.
     """
+    if planner.macro_weights:
+        raise ValueError(
+            f"planner.macro_weights: found {planner.macro_weights!r}, expected none: planning on two time scales runs "
+            "with PyTorch only; export the planner below without it"
+        )
     horizon = planner.mpc.horizon if horizon is None else horizon
     drawn = None
     if queries:
