@@ -22,9 +22,9 @@ import numpy as np
 from harness import Benchmark
 from runs import ENVIRONMENTS, WEIGHTS, files, interval, lightning, load_data, logging_into, origin
 
-from jepakit.cli.evaluation import TaskConfig, environment_factory, tasks_of
 from jepakit.cli.runtime import keep_freed_memory
 from jepakit.datamodules.recording import load_class
+from jepakit.datamodules.tasks import TaskConfig, environment_factory, tasks_of
 from jepakit.export.runtime.torch_backend import TorchBackend
 from jepakit.planning import Policy, RandomPolicy, Scripted
 from jepakit.planning.evaluation import EvaluationConfig, evaluate, mcnemar_test

@@ -20,11 +20,11 @@ import matplotlib.pyplot as plt
 from harness import Benchmark, start
 from runs import ENVIRONMENTS, load_data
 
-from jepakit.cli.evaluation import TaskConfig, environment_factory, tasks_of
 from jepakit.cli.export import draw_queries
 from jepakit.cli.runtime import keep_freed_memory
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.recording import load_class
+from jepakit.datamodules.tasks import TaskConfig, environment_factory, tasks_of
 from jepakit.export import VerificationError, export_bundle
 from jepakit.export.runtime.onnx_backend import OnnxBackend
 from jepakit.export.runtime.torch_backend import TorchBackend

@@ -20,12 +20,15 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Reach the state that ``episode`` had at step ``goal_step``, from the one it had at ``start_step``."""
+    """Reach the state that ``episode`` had at step ``goal_step``, from the one it had at ``start_step``.
+
+    Without a ``goal_step`` the goal is the environment's own draw.
+    """
 
     id: int
     episode: int
     start_step: int
-    goal_step: int
+    goal_step: int | None
     state: tuple[float, ...]
     goal_state: tuple[float, ...]
 
@@ -38,7 +41,7 @@ class Manifest:
         environment: name of the environment the states belong to.
         data_fingerprint: fingerprint of the data the episodes are from.
         split: which split, by episode; ``"test"`` for anything that is called a success rate.
-        offset: environment steps from start to goal.
+        offset: environment steps from start to goal; for goals that the environment drew, of the budget only.
         seed: seed of the draw.
         excluded: draws that were dropped because the start already met the goal.
         tasks: the tasks; their ids number them from 0.
@@ -99,12 +102,14 @@ def draw_tasks(
     environment: str,
     data_fingerprint: str,
     split: str = "test",
+    sample: Callable[[np.random.Generator], NDArray[Any]] | None = None,
 ) -> Manifest:
     """Draw ``count`` tasks, uniformly over all (episode, start) pairs and without repetition.
 
     ``states`` maps the split's episode ids to their states ``(steps, D)``; ``success(state, goal)`` is the
-    environment's criterion. Starts that meet it are excluded and counted. Raises ``ValueError`` when there are not
-    enough pairs.
+    environment's criterion. With ``sample`` the goals are its states, in place of those that the episodes had
+    ``offset`` steps later: goals that no demonstration ends in. Starts that meet the criterion are excluded and
+    counted. Raises ``ValueError`` when there are not enough pairs.
     """
     episodes = sorted(states)
     starts = np.array([max(0, len(states[episode]) - offset) for episode in episodes], dtype=np.int64)
@@ -118,7 +123,8 @@ def draw_tasks(
         row = int(np.searchsorted(ends, pair, side="right"))
         start = int(pair - (ends[row] - starts[row]))
         episode = states[episodes[row]]
-        state, goal = (np.asarray(episode[step], dtype=np.float64) for step in (start, start + offset))
+        state = np.asarray(episode[start], dtype=np.float64)
+        goal = np.asarray(episode[start + offset] if sample is None else sample(rng), dtype=np.float64)
         if success(state, goal):
             excluded += 1
             continue
@@ -127,7 +133,7 @@ def draw_tasks(
                 id=len(tasks),
                 episode=int(episodes[row]),
                 start_step=start,
-                goal_step=start + offset,
+                goal_step=start + offset if sample is None else None,
                 state=tuple(state.tolist()),
                 goal_state=tuple(goal.tolist()),
             )

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from jepakit.cli.evaluation import EvaluationPlannerConfig, TaskConfig, evaluate_model
+from jepakit.cli.evaluation import EvaluationPlannerConfig, evaluate_model
 from jepakit.datamodules import TwoRoom
 from jepakit.datamodules.base import Generate
+from jepakit.datamodules.tasks import TaskConfig, tasks_of
 from jepakit.planning import CEMConfig, KeepOutConfig, ObjectiveConfig, ReachTargetConfig
 from jepakit.planning.evaluation.protocol import EvaluationConfig
 from jepakit.zoo import LeWMConfig, LeWMModel
@@ -89,6 +90,14 @@ def test_a_readout_judges_the_goal_picture_in_place_of_the_model(data, model, re
     for wrong in ({"by_readout": True}, {"by_readout": True, "readout": "a", "distance_weights": "b"}):
         with pytest.raises(ValueError, match=r"planner.by_readout: found true, expected it with a readout and without"):
             EvaluationPlannerConfig(**wrong)
+
+
+def test_goals_may_be_drawn_by_the_environment(data):
+    manifest = tasks_of(data, TaskConfig(count=5, goals="drawn"))
+    seen = {tuple(state) for state in data.source.read("state", np.arange(sum(data.source.lengths))).tolist()}
+    assert not {task.goal_state for task in manifest.tasks} & seen
+    with pytest.raises(ValueError, match="goals of the tasks: found 'far', expected 'episode' or 'drawn'"):
+        TaskConfig(goals="far")
 
 
 def test_quantities_without_a_readout_are_refused_before_anything_runs(data, model):

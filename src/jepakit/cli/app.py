@@ -15,9 +15,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 from jepakit.callbacks import RunEstimate
-from jepakit.cli.evaluation import EvaluationPlannerConfig, TaskConfig, evaluate_model, save_evaluation
+from jepakit.cli.evaluation import EvaluationPlannerConfig, evaluate_model, save_evaluation
 from jepakit.cli.runtime import keep_freed_memory
 from jepakit.datamodules.base import EpisodeDataModule
+from jepakit.datamodules.tasks import TaskConfig
 from jepakit.export.bundle import Bundle, Precision
 from jepakit.planning.evaluation.protocol import EvaluationConfig
 from jepakit.planning.evaluation.report import Evaluation

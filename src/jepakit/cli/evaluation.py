@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -14,12 +13,12 @@ from PIL import Image
 from rich.progress import Progress
 
 from jepakit.datamodules.base import EpisodeDataModule
-from jepakit.datamodules.recording import load_class, make_env
-from jepakit.envs.base import GoalEnv
+from jepakit.datamodules.recording import load_class
+from jepakit.datamodules.tasks import TaskConfig, environment_factory, tasks_of
 from jepakit.export.runtime.torch_backend import GoalCost, TorchBackend
 from jepakit.planning.backend import Backend
 from jepakit.planning.evaluation.loop import Recording
-from jepakit.planning.evaluation.manifest import Manifest, draw_tasks
+from jepakit.planning.evaluation.manifest import Manifest
 from jepakit.planning.evaluation.protocol import EvaluationConfig, evaluate
 from jepakit.planning.evaluation.report import Evaluation
 from jepakit.planning.mpc import MPCPolicy
@@ -93,24 +92,6 @@ class EvaluationPlannerConfig(PlannerConfig):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """Which tasks: ``count`` of them with goals ``offset`` steps ahead in held-out episodes, or a frozen ``list``.
-
-    ``split`` is "val" only while settings are being chosen; a success rate is about "test".
-    """
-
-    count: int = 50
-    offset: int = 25
-    seed: int = 0
-    split: str = "test"
-    list: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.split not in ("val", "test"):
-            raise ValueError(f"split of the tasks: found {self.split!r}, expected 'test', or 'val' to choose settings")
-
-
 def evaluate_model(
     model: WorldModel,
     data: EpisodeDataModule,
@@ -170,13 +151,6 @@ def save_video(path: Path, recording: Recording, *, scale: int = 3, frames_per_s
     first.save(path, save_all=True, append_images=rest, duration=1000 // frames_per_second, loop=0, quality=80)
 
 
-def environment_factory(data: EpisodeDataModule) -> Callable[[], GoalEnv]:
-    """Builds the data's environment at the data's frame size."""
-    if data.env is None:
-        raise ValueError(f"{type(data).__name__}: no environment belongs to this data; use TwoRoom or PushT")
-    return functools.partial(make_env, data.env, data.image_size)
-
-
 def check_fit(model: WorldModel, data: EpisodeDataModule) -> None:
     """Raise ``ValueError`` unless the model was made for such frames and actions."""
     found = {"image_size": data.image_size, "frame_skip": data.window.frame_skip, "action_dim": data.action_dim}
@@ -184,28 +158,6 @@ def check_fit(model: WorldModel, data: EpisodeDataModule) -> None:
         expected = getattr(model.config, name)
         if value != expected:
             raise ValueError(f"{name}: found {value} in the data, expected the model's {expected}; set it in the data")
-
-
-def tasks_of(data: EpisodeDataModule, config: TaskConfig) -> Manifest:
-    """Draw the tasks from the held-out episodes of ``data``."""
-    part = "val" if config.split == "val" else "test"
-    source = data.source
-    states = {
-        int(episode): source.read("state", source.offsets[episode] + np.arange(source.lengths[episode]))
-        for episode in data.parts[part]  # type: ignore[index]
-    }
-    assert data.env is not None
-    environment = load_class(data.env)
-    return draw_tasks(
-        states,
-        environment.success,
-        count=config.count,
-        offset=config.offset,
-        seed=config.seed,
-        environment=environment.__name__,
-        data_fingerprint=source.fingerprint,
-        split=part,
-    )
 
 
 def _bounds(data: EpisodeDataModule) -> tuple[Any, Any]:

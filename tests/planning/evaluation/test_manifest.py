@@ -31,6 +31,18 @@ def test_tasks_come_from_the_data_and_solved_starts_are_excluded(states):
         assert task.goal_state == (float(task.goal_step),)
 
 
+def test_goals_that_no_demonstration_ends_in(states, tmp_path):
+    manifest = draw(states, count=20, sample=lambda rng: rng.uniform(100.0, 200.0, size=1))
+    goals = [task.goal_state[0] for task in manifest.tasks]
+    assert all(100.0 <= goal <= 200.0 for goal in goals)
+    assert len(set(goals)) == 20
+    assert all(task.goal_step is None for task in manifest.tasks)
+    assert {task.episode for task in manifest.tasks} == {3, 8}  # a rest is no goal any more
+    assert manifest == draw(states, count=20, sample=lambda rng: rng.uniform(100.0, 200.0, size=1))
+    manifest.save(tmp_path / "tasks.json")
+    assert Manifest.load(tmp_path / "tasks.json") == manifest
+
+
 def test_the_draw_depends_on_the_seed_only(states):
     reordered = dict(reversed(states.items()))
     assert draw(states) == draw(reordered)

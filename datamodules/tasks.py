@@ -1,0 +1,67 @@
+"""Tasks from the held-out episodes of a data module, and the environment in which they are tried."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from jepakit.datamodules.base import EpisodeDataModule
+from jepakit.datamodules.recording import load_class, make_env
+from jepakit.envs.base import GoalEnv
+from jepakit.planning.evaluation.manifest import Manifest, draw_tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """Which tasks: ``count`` of them with goals ``offset`` steps ahead in held-out episodes, or a frozen ``list``.
+
+    ``split`` is "val" only while settings are being chosen; a success rate is about "test". ``goals`` are those of the
+    "episode", or "drawn" by the environment: then no demonstration ends there, ``offset`` only sets the budget, and
+    how many tasks can be solved at all is what the scripted policy says.
+    """
+
+    count: int = 50
+    offset: int = 25
+    seed: int = 0
+    split: str = "test"
+    goals: str = "episode"
+    list: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.split not in ("val", "test"):
+            raise ValueError(f"split of the tasks: found {self.split!r}, expected 'test', or 'val' to choose settings")
+        if self.goals not in ("episode", "drawn"):
+            raise ValueError(f"goals of the tasks: found {self.goals!r}, expected 'episode' or 'drawn'")
+
+
+def environment_factory(data: EpisodeDataModule) -> Callable[[], GoalEnv]:
+    """Builds the data's environment at the data's frame size."""
+    if data.env is None:
+        raise ValueError(f"{type(data).__name__}: no environment belongs to this data; use TwoRoom or PushT")
+    return functools.partial(make_env, data.env, data.image_size)
+
+
+def tasks_of(data: EpisodeDataModule, config: TaskConfig) -> Manifest:
+    """Draw the tasks from the held-out episodes of ``data``."""
+    part = "val" if config.split == "val" else "test"
+    source = data.source
+    states = {
+        int(episode): source.read("state", source.offsets[episode] + np.arange(source.lengths[episode]))
+        for episode in data.parts[part]  # type: ignore[index]
+    }
+    assert data.env is not None
+    environment = load_class(data.env)
+    return draw_tasks(
+        states,
+        environment.success,
+        count=config.count,
+        offset=config.offset,
+        seed=config.seed,
+        environment=environment.__name__,
+        data_fingerprint=source.fingerprint,
+        split=part,
+        sample=environment_factory(data)().sample_state if config.goals == "drawn" else None,
+    )
