@@ -9,8 +9,10 @@ from jepakit.lazy import lazy
 if TYPE_CHECKING:
     from jepakit.callbacks.decoder import DecoderProbe as DecoderProbe
     from jepakit.callbacks.feature_cache import FeatureCache as FeatureCache
+    from jepakit.callbacks.fidelity import FidelityProbe as FidelityProbe
     from jepakit.callbacks.latent_map import LatentMap as LatentMap
     from jepakit.callbacks.object_discovery import ObjectDiscovery as ObjectDiscovery
+    from jepakit.callbacks.probe import Probe as Probe
     from jepakit.callbacks.run_estimate import RunEstimate as RunEstimate
 
 __getattr__, __dir__ = lazy(
@@ -18,8 +20,10 @@ __getattr__, __dir__ = lazy(
     {
         "decoder": ("DecoderProbe",),
         "feature_cache": ("FeatureCache",),
+        "fidelity": ("FidelityProbe",),
         "latent_map": ("LatentMap",),
         "object_discovery": ("ObjectDiscovery",),
+        "probe": ("Probe",),
         "run_estimate": ("RunEstimate",),
     },
 )

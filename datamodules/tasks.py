@@ -1,15 +1,21 @@
-"""Tasks from the held-out episodes of a data module, and the environment in which they are tried."""
+"""Tasks and windows from the held-out episodes of a data module, and the environment in which tasks are tried.
+
+Shape letters: P windows, T frames.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.recording import load_class, make_env
+from jepakit.datamodules.windows import WindowDataset, WindowSpec
 from jepakit.envs.base import GoalEnv
 from jepakit.planning.evaluation.manifest import Manifest, draw_tasks
 
@@ -65,3 +71,17 @@ def tasks_of(data: EpisodeDataModule, config: TaskConfig) -> Manifest:
         split=part,
         sample=environment_factory(data)().sample_state if config.goals == "drawn" else None,
     )
+
+
+def draw_windows(data: EpisodeDataModule, window: WindowSpec, *, count: int, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Draw ``count`` windows, or all if there are fewer, from the validation episodes: arrays (P, T, ...) by name.
+
+    Not from the test episodes, because settings are chosen by what is measured on them.
+    """
+    source, statistics = data.source, data.statistics
+    width = source.columns["action"].shape[0]
+    dataset = WindowDataset(source, data.parts["val"], window, last_action=statistics.action_mean[:width])
+    count = min(count, len(dataset))
+    chosen = np.random.default_rng(seed).choice(len(dataset), size=count, replace=False)
+    drawn = [dataset[int(index)] for index in chosen]
+    return {name: np.stack([row[name].numpy() for row in drawn]) for name in drawn[0]}

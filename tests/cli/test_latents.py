@@ -84,6 +84,18 @@ def test_far_goals_are_planned_for_on_two_time_scales(mini_config, trained, tmp_
     assert "planner.macro_weights: found" in capsys.readouterr().err
 
 
+def test_a_world_model_is_probed(mini_config, trained, tmp_path, capsys):
+    probe = ["probe", *mini_config, "--weights", trained["world"], "--out", str(tmp_path)]
+    assert cli.main(probe) == 1
+    assert "found no probe, expected at least one: --trainer.callbacks+=" in capsys.readouterr().err
+    small = [f"--trainer.callbacks.{name}=2" for name in ("tasks", "candidates", "horizon", "windows")]
+    assert cli.main([*probe, "--trainer.callbacks+=jepakit.callbacks.FidelityProbe", *small]) == 0
+    (entry,) = json.loads((tmp_path / "fidelity.json").read_text())["measured"]
+    assert entry["step"] == 0
+    assert entry["values"]["shuffle_gap"] > 0
+    assert (tmp_path / "fidelity.png").is_file()
+
+
 def test_weights_of_something_else_are_named(mini_config, trained, tmp_path, capsys):
     arguments = ["--weights", trained["world"], "--out", str(tmp_path)]
     assert cli.main(["evaluate", *mini_config, *arguments, f"--planner.controller_weights={trained['distance']}"]) == 1

@@ -32,6 +32,7 @@ _COMMANDS = {
     "test": _Command("jepakit.cli.app:run", "losses on the test episodes", "train"),
     "predict": _Command("jepakit.cli.app:run", "latents and predictions of the test episodes", "train"),
     "evaluate": _Command("jepakit.cli.app:run", "success rate of planning in the environment", "train"),
+    "probe": _Command("jepakit.cli.app:run", "what a trained world model knows", "train"),
     "export": _Command("jepakit.cli.app:run", "ONNX graphs for planning without PyTorch", "train,onnx"),
     "build-engine": _Command("jepakit.cli.engine:run", "TensorRT engines of an exported model", "tensorrt"),
     "serve-planner": _Command("jepakit.cli.serve:run", "plan for a robot: frames in, actions out", "onnxruntime"),

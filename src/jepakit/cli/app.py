@@ -1,4 +1,4 @@
-"""``fit``, ``validate``, ``test``, ``predict`` on LightningCLI, and ``evaluate`` and ``export`` beside them."""
+"""LightningCLI's ``fit``, ``validate``, ``test``, ``predict``; ``evaluate``, ``probe`` and ``export`` beside them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
-from jepakit.callbacks import RunEstimate
-from jepakit.cli.evaluation import EvaluationPlannerConfig, evaluate_model, save_evaluation
+from jepakit.callbacks import Probe, RunEstimate
+from jepakit.cli.evaluation import EvaluationPlannerConfig, check_fit, evaluate_model, save_evaluation
 from jepakit.cli.runtime import keep_freed_memory
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.tasks import TaskConfig
@@ -24,6 +24,7 @@ from jepakit.planning.evaluation.protocol import EvaluationConfig
 from jepakit.planning.evaluation.report import Evaluation
 from jepakit.zoo import from_pretrained
 from jepakit.zoo.module import TrainingModule
+from jepakit.zoo.weights import load_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,33 @@ class Trainer(L.Trainer):
         save_evaluation(result, folder)
         print(f"wrote {folder}")
         return result
+
+    def probe(
+        self, model: L.LightningModule, datamodule: EpisodeDataModule, weights: str, out: str | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Measure a world model with the probes among ``trainer.callbacks``, as at the end of a fit.
+
+        Args:
+            model: replaced by the weights, which know their own configuration.
+            datamodule: whose held-out episodes the probes read.
+            weights: folder or Hub id of saved weights.
+            out: folder for numbers and pictures; by default ``probes`` beside the weights' folder.
+        """
+        probes = [callback for callback in self.callbacks if isinstance(callback, Probe)]  # type: ignore[attr-defined]
+        if not probes:
+            raise ValueError(
+                "trainer.callbacks: found no probe, expected at least one: "
+                "--trainer.callbacks+=jepakit.callbacks.FidelityProbe"
+            )
+        datamodule.prepare_data()
+        datamodule.setup("test")
+        world = load_model(weights)
+        check_fit(world, datamodule)
+        folder = Path(out) if out else Path(weights).parent / "probes"
+        found = {probe.name: probe.run(world, datamodule, folder, step=0) for probe in probes}
+        print(json.dumps(found, indent=1))
+        print(f"wrote {folder}")
+        return found
 
     def export(
         self,
@@ -137,7 +165,7 @@ class App(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's subcommands and ours."""
-        return {**LightningCLI.subcommands(), "evaluate": {"model", "datamodule"}, "export": {"model", "datamodule"}}
+        return LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in ("evaluate", "probe", "export")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The checkpoint callback is always there; ``checkpoint.*`` sets it."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from jepakit.cli.evaluation import EvaluationPlannerConfig, check_fit
 from jepakit.datamodules.base import EpisodeDataModule
-from jepakit.datamodules.windows import WindowDataset, WindowSpec
+from jepakit.datamodules.tasks import draw_windows
+from jepakit.datamodules.windows import WindowSpec
 from jepakit.export.bundle import Bundle, Precision
 from jepakit.export.exporter import export_bundle
 from jepakit.export.verify import Queries
@@ -61,24 +60,12 @@ def export_model(
 
 
 def draw_queries(model: WorldModel, data: EpisodeDataModule, *, count: int, ahead: int, seed: int = 0) -> Queries:
-    """Draw planning problems from the validation episodes: a full history, and a goal ``ahead`` blocks after it.
-
-    Not from the test episodes, because the products that keep float32 are chosen by these problems.
-    """
+    """Draw planning problems from the validation episodes: a full history, and a goal ``ahead`` blocks after it."""
     config = model.config
-    windows = WindowDataset(
-        data.source,
-        data.parts["val"],
-        WindowSpec(history=config.history, predictions=ahead, frame_skip=config.frame_skip),
-        last_action=data.statistics.action_mean[: config.action_dim],
-    )
-    count = min(count, len(windows))
-    chosen = np.random.default_rng(seed).choice(len(windows), size=count, replace=False)
-    drawn = [windows[int(index)] for index in chosen]
-    frames, actions = (np.stack([window[name].numpy() for window in drawn]) for name in ("pixels", "action"))
-    proprio = None
-    if getattr(config, "proprio_dim", 0):
-        proprio = np.stack([window["proprio"].numpy() for window in drawn])
+    window = WindowSpec(history=config.history, predictions=ahead, frame_skip=config.frame_skip)
+    drawn = draw_windows(data, window, count=count, seed=seed)
+    frames, actions = drawn["pixels"], drawn["action"]
+    proprio = drawn["proprio"] if getattr(config, "proprio_dim", 0) else None
     return Queries(
         frames=frames[:, : config.history],
         past_actions=actions[:, : config.history - 1],

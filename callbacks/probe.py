@@ -1,0 +1,79 @@
+"""What every probe shares: it measures a frozen model on held-out data, during training and on saved weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import lightning as L
+
+from jepakit.datamodules.base import EpisodeDataModule
+from jepakit.planning.evaluation.files import write_json
+from jepakit.zoo.base import WorldModel
+from jepakit.zoo.module import WorldModelModule
+
+
+class Probe(L.Callback):
+    """Measures after every ``every_n_epochs`` epochs (0: only at the end) and at the end of a fit.
+
+    Numbers go to the run's loggers as ``probe/NAME/…`` and into ``probes/NAME.json`` in its folder, pictures beside
+    that file. ``lightning probe`` does the same on saved weights. The model is in evaluation mode meanwhile; neither
+    its weights nor its gradients are touched. Only the first process measures.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, every_n_epochs: int = 0) -> None:
+        if every_n_epochs < 0:
+            raise ValueError(f"{type(self).__name__}.every_n_epochs: found {every_n_epochs}, expected at least 0")
+        self.every_n_epochs = every_n_epochs
+
+    @abstractmethod
+    def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:
+        """Return what was found by name; ``data`` are set up, ``folder`` exists and takes pictures."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse models and data that cannot be probed, before training starts."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(pl_module, WorldModelModule) or not isinstance(data, EpisodeDataModule):
+            raise ValueError(
+                f"{type(self).__name__}: found {type(pl_module).__name__} and {type(data).__name__}, expected a world "
+                "model and a data module of jepakit; remove the callback"
+            )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure every ``every_n_epochs`` epochs."""
+        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._probe(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure the final state."""
+        if not getattr(trainer, "fast_dev_run", False):
+            self._probe(trainer, pl_module)
+
+    def run(self, model: WorldModel, data: EpisodeDataModule, folder: Path, *, step: int) -> dict[str, float]:
+        """Measure, and keep the numbers in ``folder`` beside those of earlier steps."""
+        folder.mkdir(parents=True, exist_ok=True)
+        was_training = model.training
+        values = self.measure(model.eval(), data, folder)
+        model.train(was_training)
+        file = folder / f"{self.name}.json"
+        earlier = json.loads(file.read_text())["measured"] if file.is_file() else []
+        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        kept = [entry for entry in earlier if entry["step"] < step]
+        write_json(file, {"measured": [*kept, {"step": step, "values": plain}]})
+        return values
+
+    def _probe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, WorldModelModule)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "probes"
+        values = self.run(pl_module.model, data, folder, step=trainer.global_step)
+        for logger in trainer.loggers:
+            named = {f"probe/{self.name}/{name}": value for name, value in values.items()}
+            logger.log_metrics(named, step=trainer.global_step)

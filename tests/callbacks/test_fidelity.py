@@ -1,0 +1,153 @@
+"""The fidelity probe on models whose truth is known: one that knows the world, and one that is deaf to actions."""
+
+import dataclasses
+import json
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+
+from jepakit.callbacks import FidelityProbe
+from jepakit.callbacks.fidelity import Bank
+from jepakit.datamodules import TwoRoom
+from jepakit.envs.tworoom import SPEED, move
+from jepakit.zoo import LeWM
+from jepakit.zoo.base import WorldModel, WorldModelConfig
+
+torch.set_num_threads(1)
+
+SMALL = {"tasks": 3, "candidates": 12, "horizon": 2, "windows": 16}
+LEWM = {
+    **{"image_size": 32, "encoder": "cnn", "cnn_channels": [4, 6], "latent_dim": 8, "projector_hidden": 12},
+    **{"predictor_width": 8, "predictor_mlp": 16, "predictor_depth": 1, "directions": 8},
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProprioConfig(WorldModelConfig):
+    proprio_dim: int = 2
+
+
+class Oracle(WorldModel):
+    """Latents are where the agent is; it walks as the environment does."""
+
+    name = "oracle"
+    listens = True
+
+    def __init__(self):
+        super().__init__(ProprioConfig(image_size=32))
+
+    def encode(self, observation):
+        return observation["proprio"].unsqueeze(2)
+
+    def rollout(self, latents, past_actions, candidates):
+        batch, samples, horizon, _ = candidates.shape
+        ahead = latents.new_empty(batch, samples, horizon, 1, 2)
+        for row, sample in np.ndindex(batch, samples):
+            place = tuple(latents[row, -1, 0].tolist())
+            for step, action in enumerate(candidates[row, sample].reshape(-1, 2).clamp(-1, 1).tolist()):
+                if self.listens:
+                    place = move(*place, *(SPEED * part for part in action))
+                ahead[row, sample, step // 5, 0] = torch.tensor(place)
+        return ahead
+
+    def goal_cost(self, predicted, goal):
+        return (predicted - goal.unsqueeze(1)).square().sum(dim=(2, 3))
+
+
+class Deaf(Oracle):
+    name = "deaf"
+    listens = False
+
+
+@pytest.fixture
+def data(tworoom_store):
+    module = TwoRoom(str(tworoom_store), image_size=32, batch_size=4, val_share=0.3, test_share=0.2)
+    module.setup("fit")
+    return module
+
+
+def prepared(model, data):
+    model.set_statistics(data.statistics)
+    return model.eval()
+
+
+def test_a_model_that_knows_the_world(data, tmp_path):
+    found = FidelityProbe(**SMALL).measure(prepared(Oracle(), data), data, tmp_path)
+    assert found["latent_distance"] == pytest.approx(1.0)  # squared distance and distance rank alike
+    assert found["ranking_random"] == pytest.approx(1.0, abs=0.02)  # but for rounding where candidates are alike
+    assert found["ranking_elite"] == pytest.approx(1.0, abs=0.02)
+    assert found["open_loop_over_static"] < 1e-6
+    assert found["shuffle_gap"] > 1e6
+    picture = np.asarray(Image.open(tmp_path / "fidelity.png").convert("RGB"))
+    assert picture.std() > 10
+
+
+def test_a_model_that_does_not_listen(data, tmp_path):
+    found = FidelityProbe(**SMALL).measure(prepared(Deaf(), data), data, tmp_path)
+    assert found["open_loop_over_static"] == pytest.approx(1.0)
+    assert found["shuffle_gap"] == pytest.approx(1.0)
+    assert np.isnan(found["ranking_random"])  # all plans look alike
+    assert found["latent_distance"] == pytest.approx(1.0)
+
+
+def test_measuring_again_finds_the_same(data, tmp_path):
+    model = prepared(Oracle(), data)
+    first, second = (FidelityProbe(**SMALL).measure(model, data, tmp_path) for _ in range(2))
+    assert first == second
+    assert FidelityProbe(**SMALL, seed=1).measure(model, data, tmp_path) != first
+
+
+def test_ranking_by_hand():
+    true = np.float32([[1, 2, 3, 4], [5, 5, 5, 5], [1, 2, 3, 4]])
+    predicted = np.float32([[10, 20, 30, 40], [1, 2, 3, 4], [4, 3, 2, 1]])
+    assert Bank(predicted, true).ranking() == pytest.approx(0.0)  # +1 and −1; the task without a difference is out
+    assert Bank(predicted[:2], true[:2]).ranking() == pytest.approx(1.0)
+
+
+def fit(data, folder, probe, epochs):
+    model = LeWM(LEWM)
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        logger=CSVLogger(folder, name="", version=""),
+        callbacks=[probe],
+        enable_progress_bar=False,
+        limit_train_batches=2,
+        limit_val_batches=1,
+        accelerator="cpu",
+        log_every_n_steps=1,
+    )
+    trainer.fit(model, datamodule=data)
+    return model
+
+
+def test_it_measures_during_and_after_training_and_changes_nothing(data, tmp_path):
+    L.seed_everything(0)
+    probed = fit(data, tmp_path / "probed", FidelityProbe(every_n_epochs=1, **SMALL), epochs=2)
+    L.seed_everything(0)
+    plain = fit(data, tmp_path / "plain", L.Callback(), epochs=2)
+    torch.testing.assert_close(probed.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    assert probed.model.training
+    measured = json.loads((tmp_path / "probed" / "probes" / "fidelity.json").read_text())["measured"]
+    assert [entry["step"] for entry in measured] == [2, 4]
+    assert set(measured[0]["values"]) == {
+        *("ranking_random", "ranking_elite", "latent_distance"),
+        *("open_loop_over_static", "shuffle_gap"),
+    }
+    logged = (tmp_path / "probed" / "metrics.csv").read_text()
+    assert "probe/fidelity/ranking_random" in logged
+
+
+def test_wrong_settings_are_refused(data, tmp_path):
+    for field, value, least in (("tasks", 0, 1), ("horizon", 0, 1), ("candidates", 1, 2), ("windows", 1, 2)):
+        with pytest.raises(ValueError, match=rf"FidelityProbe.{field}: found {value}, expected at least {least}"):
+            FidelityProbe(**{field: value})
+    with pytest.raises(ValueError, match=r"FidelityProbe.every_n_epochs: found -1, expected at least 0"):
+        FidelityProbe(every_n_epochs=-1)
+    trainer = L.Trainer(callbacks=[FidelityProbe()], logger=False, enable_checkpointing=False, max_steps=1)
+    with pytest.raises(ValueError, match="FidelityProbe: found BoringModel and BoringDataModule, expected a world mod"):
+        trainer.fit(BoringModel(), datamodule=BoringDataModule())
