@@ -1,9 +1,10 @@
 """Search and what may replace it, on one task list: controller, learned distance, prefix prediction. ``make beyond``.
 
 For every environment and seed: nano LeWM (that of ``benchmarks/compare.py``, if it is there), nano Fast-LeWM, and on
-LeWM's latents a controller, one with eight modes, and a learned distance. Then all planners act on the same test tasks
-for every offset of the goal, with a budget of twice the offset. What is there is not done again, so the same command
-continues after an interruption. Only episodes of the training part train anything.
+LeWM's latents a controller, one with eight modes, a learned distance and macro-actions (``beyond_planners.py``). Then
+all planners act on the same validation and test tasks for every offset of the goal, with a budget of twice the offset.
+What is there is not done again, so the same command continues after an interruption. Only training episodes train
+anything.
 
     python benchmarks/beyond.py --environments tworoom --seeds 0 --offsets 25
 """
@@ -11,218 +12,165 @@ continues after an interruption. Only episodes of the training part train anythi
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import json
+import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from beyond_planners import LONG_EPISODES, REFERENCE, Planners, trainings
 from harness import Benchmark
-from runs import ENVIRONMENTS, WEIGHTS, files, interval, lightning, load_data, logging_into, origin
+from runs import ENVIRONMENTS, interval, load_data, origin
+from torch.utils.flop_counter import FlopCounterMode
 
 from jepakit.cli.runtime import keep_freed_memory
+from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.recording import load_class
 from jepakit.datamodules.tasks import TaskConfig, environment_factory, tasks_of
-from jepakit.export.runtime.torch_backend import TorchBackend
-from jepakit.planning import Policy, RandomPolicy, Scripted
-from jepakit.planning.evaluation import EvaluationConfig, evaluate, mcnemar_test
+from jepakit.envs.base import GoalEnv
+from jepakit.planning import MPCPolicy, Policy, RandomPolicy, Scripted
+from jepakit.planning.evaluation import EvaluationConfig, Task, evaluate, mcnemar_test
 from jepakit.planning.evaluation.files import write_json
-from jepakit.planning.evaluation.provenance import commit
-from jepakit.planning.settings import PlannerConfig
-from jepakit.zoo.controller.model import ControllerModel
-from jepakit.zoo.distance.model import DistanceModel
-from jepakit.zoo.latents import load_latent_model
-from jepakit.zoo.weights import load_model
+from jepakit.planning.evaluation.loop import assign
 
-REFERENCE = "CEM 300×30"
-HORIZON, FARTHEST = 5, 99  # blocks; environment steps, in episodes of 100 rows
-#: Goals farther than half an episode are of others, twice as long or more, on which nothing was trained.
-LONG_EPISODES = [
-    f"--data.init_args.{name}={value}"
-    for name, value in (("generate.steps", 300), ("generate.episodes", 200), ("generate.seed", 1), ("test_share", 0.5))
-]
+DEAR = (REFERENCE, "gradient 8×20")
+DRAWN = ("tworoom",)  # where goals drawn anywhere can be reached in time
 
-SMALL = {"noise_exponent": 2.0}
-SEARCHES: dict[str, dict[str, Any]] = {
-    REFERENCE: {"solver": "cem", "cem": {"samples": 300, "iterations": 30, "elites": 30, **SMALL}},
-    "CEM 64×4": {"solver": "cem", "cem": {"samples": 64, "iterations": 4, "elites": 8, **SMALL}},
-    "iCEM 64×4": {"solver": "icem", "icem": {"samples": 64, "iterations": 4, "elites": 8, **SMALL}},
-    "random shooting 32×3": {"solver": "random_shooting", "random_shooting": {"samples": 32, "iterations": 3, **SMALL}},
-    "gradient 8×20": {"solver": "gradient", "gradient": {"samples": 8, "iterations": 20, **SMALL}},
-}
+
+def flops(policy: MPCPolicy, environment: GoalEnv, task: Task) -> float:
+    """Floating-point operations of the matrix products of one decision."""
+    state, goal = np.asarray(task.state), np.asarray(task.goal_state)
+    environment.reset(seed=0, options={"state": state, "goal": goal})
+    decide = policy.rehearsal(environment, assign(environment, state, goal, np.random.default_rng(0)))
+    with FlopCounterMode(display=False) as counter:
+        decide()
+    return float(counter.get_total_flops())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """A ``lightning fit`` whose weights lie in ``folder``."""
+class Case:
+    """One task list of one environment, for the models of one seed."""
 
-    folder: Path
-    arguments: tuple[str, ...]
+    environment: str
+    seed: int
+    offset: int
+    goals: str = "episode"
+    split: str = "test"
 
     @property
-    def weights(self) -> Path:
-        """Exist once the training is over."""
-        return self.folder / WEIGHTS
+    def title(self) -> str:
+        """What the page calls it."""
+        where = "goals of the demonstrations" if self.goals == "episode" else "goals drawn anywhere, budget for"
+        return f"{ENVIRONMENTS[self.environment]}, {where} {self.offset} steps away"
 
-    def execute(self) -> None:
-        """Train unless the weights are there; raises ``CalledProcessError`` when that fails."""
-        if (self.weights / "config.json").is_file():
-            return
-        spent = lightning("fit", [*self.arguments, *logging_into(self.folder)], self.folder)
-        write_json(self.folder / "cost.json", {"fit_cpu_seconds": spent, "commit": commit()})
+    def folder(self, runs: Path) -> Path:
+        """Results, a file per planner."""
+        return runs / self.environment / f"seed-{self.seed}" / f"{self.split}-{self.goals}-{self.offset}"
 
-
-def trainings(environment: str, seed: int, options: argparse.Namespace) -> dict[str, Training]:
-    """Everything that is trained for one environment and seed, in this order."""
-
-    def configured(*names: str, steps: int, **flags: object) -> tuple[str, ...]:
-        settings = {"seed_everything": seed, "trainer.max_steps": 30 if options.quick else steps, **flags}
-        return (*files(*names), *(f"--{name}={value}" for name, value in settings.items()))
-
-    data = f"data/{environment}"
-    folder = options.runs / environment
-    known = options.compare / environment / "lewm" / f"seed-{seed}"
-    reused = (known / WEIGHTS / "config.json").is_file() and not options.quick
-    lewm = Training(
-        folder=known if reused else folder / "lewm" / f"seed-{seed}",
-        arguments=configured("lewm", "size/nano", data, steps=options.steps),
-    )
-
-    def on_latents(kind: str, name: str, steps: int, **flags: object) -> Training:
-        flags |= {"model.world_model": lewm.weights, "data.init_args.goals.max_offset": FARTHEST}
-        flags |= {
-            "model.init_args.config.max_offset": FARTHEST,
-            "trainer.val_check_interval": 10 if options.quick else 1000,
+    def execute(self, planners: Planners, data: EpisodeDataModule, options: argparse.Namespace) -> dict[str, Any]:
+        """Results of all planners by name; those whose file is there are not run again."""
+        tasks = tasks_of(data, TaskConfig(count=options.tasks, offset=self.offset, goals=self.goals, split=self.split))
+        assert data.expert is not None
+        policies: dict[str, Policy] = {
+            "random": RandomPolicy.uniform(data.statistics.action_low, data.statistics.action_high),
+            **planners.make(self.offset),
+            "scripted": Scripted(load_class(data.expert)),
         }
-        return Training(folder=folder / name / f"seed-{seed}", arguments=configured(kind, data, steps=steps, **flags))
-
-    return {
-        "lewm": lewm,
-        "fastlewm": Training(
-            folder=folder / "fastlewm" / f"seed-{seed}",
-            arguments=configured("fastlewm", "size/nano", data, steps=options.steps),
-        ),
-        "controller": on_latents("controller", "controller", 4000),
-        "controller8": on_latents("controller", "controller8", 4000, **{"model.init_args.config.modes": 8}),
-        "distance": on_latents("distance", "distance", 3000),
-    }
-
-
-def planners(trained: dict[str, Training], offset: int, *, quick: bool) -> dict[str, Policy]:
-    """Every planner by the name under which the table has it."""
-    world = load_model(trained["lewm"].weights)
-    plain = TorchBackend(world, threads=1)
-    fast = TorchBackend(load_model(trained["fastlewm"].weights), threads=1)
-    single, several = (
-        TorchBackend(world, controller=load_latent_model(ControllerModel, trained[name].weights), threads=1)
-        for name in ("controller", "controller8")
-    )
-    far = TorchBackend(world, distance=load_latent_model(DistanceModel, trained["distance"].weights), threads=1)
-    asked = {"offset": min(offset, FARTHEST), "least_offset": 5}
-    often, rarely = ({"horizon": HORIZON, "execute_blocks": blocks} for blocks in (1, HORIZON))
-    ranked = {"solver": "random_shooting", "random_shooting": {"samples": 8, "iterations": 1}}
-    settings: dict[str, tuple[TorchBackend, dict[str, Any]]] = {
-        **{name: (plain, {**search, "mpc": rarely}) for name, search in SEARCHES.items()},
-        "CEM 64×4, looking often": (plain, {**SEARCHES["CEM 64×4"], "mpc": often}),
-        "prefix + CEM 64×4": (fast, {**SEARCHES["CEM 64×4"], "mpc": rarely}),
-        "learned distance + CEM 64×4": (far, {**SEARCHES["CEM 64×4"], "mpc": rarely}),
-        "controller": (single, {"solver": "controller", "controller": asked, "mpc": often}),
-        "controller, 8 modes": (several, {"solver": "controller", "controller": asked, "mpc": often}),
-        "controller, 8 modes, ranked": (several, {**ranked, "proposals": True, "controller": asked, "mpc": often}),
-        "controller + CEM 64×4": (
-            single,
-            {**SEARCHES["CEM 64×4"], "proposals": True, "controller": asked, "mpc": often},
-        ),
-    }
-    if quick:
-        del settings[REFERENCE], settings["gradient 8×20"]
-    return {
-        name: PlannerConfig.parse({**values, "bounded": True}, where=name).policy(backend)
-        for name, (backend, values) in settings.items()
-    }
-
-
-def run(environment: str, seed: int, offset: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Results of all planners on one task list; from the file, if they are there."""
-    file: Path = options.runs / environment / f"seed-{seed}-offset-{offset}.json"
-    if file.is_file():
-        found: dict[str, Any] = json.loads(file.read_text())
+        config = EvaluationConfig(latency_repeats=3 if options.quick else 20)
+        for dear in DEAR if options.quick or self.split == "val" else ():
+            del policies[dear]
+        found = {}
+        for name, policy in policies.items():
+            file = self.folder(options.runs) / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
+            if not file.is_file():
+                print(f"{file}", flush=True)
+                result = evaluate({name: policy}, environment_factory(data), tasks, config).plain()
+                counted = None
+                if isinstance(policy, MPCPolicy):
+                    counted = flops(policy, environment_factory(data)(), tasks.tasks[0])
+                write_json(file, {**result, "flops": counted})
+            found[name] = json.loads(file.read_text())
         return found
-    print(f"{environment}, seed {seed}, offset {offset}", flush=True)
-    trained = trainings(environment, seed, options)
-    for training in trained.values():
-        training.execute()
-    data = load_data(environment, *([] if offset <= 50 else LONG_EPISODES))
-    policies: dict[str, Policy] = {
-        "random": RandomPolicy.uniform(data.statistics.action_low, data.statistics.action_high),
-        **planners(trained, offset, quick=options.quick),
-    }
-    assert data.expert is not None
-    policies["scripted"] = Scripted(load_class(data.expert))
-    config = EvaluationConfig(latency_repeats=3 if options.quick else 20)
-    tasks = tasks_of(data, TaskConfig(count=options.tasks, offset=offset))
-    result = evaluate(policies, environment_factory(data), tasks, config)
-    plain = result.plain()
-    write_json(file, plain)
-    return plain
 
 
-def table(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Markdown rows: the tasks of all seeds together, paired with the reference where it was run."""
+def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> list[str]:
+    """Markdown rows: the tasks of all seeds together, paired with the reference where it was run.
+
+    ``chosen`` are the same planners' results on validation tasks.
+    """
     lines = [
-        "| | success | 95 % interval | by seed | against " + REFERENCE + ", p | ms per decision | jerk |",
-        "|---|---|---|---|---|---|---|",
+        f"| | success | 95 % interval | by seed | validation | against {REFERENCE}, p | ms | MFLOP | jerk |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in results[0]["policies"]:
-        found = [result["policies"][name] for result in results]
+    rates = {name: _rate(chosen, name) for name in chosen[0]} if chosen else {}
+    speed = {name: _speed(results, name) for name in results[0]}
+    contest = [name for name in rates if speed[name] is not None]
+    best = min(contest, key=lambda name: (-rates[name], speed[name])) if contest else None
+    for name in results[0]:
+        found = [result[name]["policies"][name] for result in results]
         outcomes = [outcome for policy in found for outcome in policy["outcomes"]]
         solved = [outcome["success"] for outcome in outcomes]
         paired = "–"
-        if REFERENCE in results[0]["policies"] and name != REFERENCE:
-            theirs = [outcome["success"] for result in results for outcome in result["policies"][REFERENCE]["outcomes"]]
+        if REFERENCE in results[0] and name != REFERENCE:
+            theirs = [o["success"] for r in results for o in r[REFERENCE]["policies"][REFERENCE]["outcomes"]]
             paired = f"{mcnemar_test(solved, theirs):.2g}"
-        times = [policy["latency_ms"]["p50"] for policy in found if policy["latency_ms"]]
         jerk = [outcome["jerk"] for outcome in outcomes if outcome["jerk"] is not None]
+        work = results[0][name]["flops"]
         cells = [
-            name,
+            f"**{name}**" if name == best else name,
             f"{100 * np.mean(solved):.0f} %",
             interval(sum(solved), len(solved)),
             ", ".join(f"{100 * policy['rate']:.0f}" for policy in found),
+            f"{100 * rates[name]:.0f} %" if name in rates else "–",
             paired,
-            f"{np.median(times):.3g}" if times else "–",
+            "–" if speed[name] is None else f"{speed[name]:.3g}",
+            "–" if work is None else f"{work / 1e6:.3g}",
             f"{np.mean(jerk):.2g}" if jerk else "–",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 
+def _rate(results: list[dict[str, Any]], name: str) -> float:
+    return float(np.mean([result[name]["policies"][name]["rate"] for result in results]))
+
+
+def _speed(results: list[dict[str, Any]], name: str) -> float | None:
+    """Median milliseconds of a decision."""
+    times = [result[name]["policies"][name]["latency_ms"] for result in results]
+    return float(np.median([time["p50"] for time in times])) if all(times) else None
+
+
 _PAGE = """# Beyond search
 
-Written by `python benchmarks/beyond.py {arguments}`. Nano models, {tasks} test tasks per seed and offset (the same for
+Written by `python benchmarks/beyond.py {arguments}`. Nano models, {tasks} test tasks per seed and list (the same for
 all planners and seeds), budget twice the offset, PyTorch on one thread. Wilson's interval is over the tasks of all
 seeds together; tasks repeat over seeds, so it is narrower than the spread over new tasks would be. p is McNemar's exact
-test on the same tasks. A decision encodes one frame and plans; searches execute 5 blocks of it, "often" and controllers
-one. Jerk is the mean norm of the raw actions' second difference.
+test on the same tasks. Bold: the planner with the highest success on {tasks} *validation* tasks per seed, the quicker
+of equals ({dear} were too slow to take part). Milliseconds are those of a decision, which encodes one frame and plans,
+two-level ones with their subgoal; searches execute 5 blocks of it, "often" and controllers one. MFLOP are those of its
+matrix products. Jerk is the mean norm of the raw actions' second difference.
 
 {origin}
 
 {tables}"""
 
 
-def page(results: dict[tuple[str, int], list[dict[str, Any]]], options: argparse.Namespace) -> str:
-    """The whole page."""
+def page(results: dict[Case, list[dict[str, Any]]], options: argparse.Namespace) -> str:
+    """Write the page from what is there; cases are keyed by their first seed."""
     sections = []
-    for (environment, offset), found in results.items():
-        sections += [
-            f"## {ENVIRONMENTS[environment]}, goals {offset} steps away, {len(found)} seed{'s' * (len(found) > 1)}",
-            "",
-            *table(found),
-        ]
+    for case, found in results.items():
+        if case.split == "test":
+            chosen = results.get(dataclasses.replace(case, split="val"), [])
+            sections += [f"## {case.title}, {len(found)} seed{'s' * (len(found) > 1)}", "", *table(found, chosen)]
     return _PAGE.format(
         arguments=" ".join(sys.argv[1:]),
         tasks=options.tasks,
+        dear=" and ".join(DEAR),
         origin=origin(),
         tables="\n".join(sections),
     )
@@ -247,19 +195,24 @@ def main() -> None:
         options.out = options.runs / "beyond.md"
     options.runs, options.compare = options.runs.resolve(), options.compare.resolve()
     keep_freed_memory()
-    results: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for seed in options.seeds:
-        for environment in options.environments:
-            for offset in options.offsets:
-                results.setdefault((environment, offset), []).append(run(environment, seed, offset, options))
-                options.out.parent.mkdir(parents=True, exist_ok=True)
-                options.out.write_text(page(results, options))
+    results: dict[Case, list[dict[str, Any]]] = {}
+    rows = []
+    for seed, environment in itertools.product(options.seeds, options.environments):
+        trained = trainings(environment, seed, options)
+        for training in trained.values():
+            training.execute()
+        planners = Planners(trained, load_data(environment))
+        cases = [Case(environment=environment, seed=seed, offset=offset) for offset in options.offsets]
+        if environment in DRAWN:
+            cases.append(Case(environment=environment, seed=seed, offset=50, goals="drawn"))
+        for case in itertools.chain.from_iterable((dataclasses.replace(c, split="val"), c) for c in cases):
+            data = load_data(environment, *([] if case.offset <= 50 else LONG_EPISODES))
+            found = case.execute(planners, data, options)
+            results.setdefault(dataclasses.replace(case, seed=options.seeds[0]), []).append(found)
+            rows += [{**dataclasses.asdict(case), "planner": name, **result} for name, result in found.items()]
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(page(results, options))
     print(options.out.read_text())
-    rows = [
-        {"environment": environment, "offset": offset, **result}
-        for (environment, offset), found in results.items()
-        for result in found
-    ]
     Benchmark("beyond", options, rows).finish()
 
 
