@@ -1,7 +1,8 @@
 """Two-Room: a dot that walks between two rooms through one door, and its scripted policies.
 
 World units are the public data set's pixels: a square of 224 with a border of 14, a vertical wall of thickness 10 at
-x = 112 and a door of half-size 14 centred at y = 49. An action in [-1, 1]² moves the dot by up to 5 units per axis.
+x = 112 and a door of half-size 14, centred at y = 49 unless said otherwise. An action in [-1, 1]² moves the dot by up
+to 5 units per axis.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from jepakit.envs.noise import CorrelatedNoise
 
 WORLD = 224.0
 LOW, HIGH = 14.0, WORLD - 14.0
-WALL_LEFT, WALL_RIGHT = 112.0 - 5.0, 112.0 + 5.0
 DOOR_Y, DOOR_HALF = 49.0, 14.0
-DOOR = np.array([112.0, DOOR_Y])
+WALL_X = 112.0
+WALL_LEFT, WALL_RIGHT = WALL_X - 5.0, WALL_X + 5.0
 SPEED = 5.0
 DOT_SIGMA = 7.0
 SUCCESS_RADIUS = 16.0
@@ -28,14 +29,30 @@ _DOT_REACH = 3.5  # standard deviations after which the dot's opacity is below 1
 
 
 class TwoRoom(GoalEnv):
-    """The Two-Room navigation task; state and proprio are the dot's position ``(2,)`` in world units."""
+    """The Two-Room navigation task; state and proprio are the dot's position ``(2,)`` in world units.
+
+    ``door_y`` moves the door, which tells a model that plans from one that repeats what it has seen.
+    """
 
     state_names = ("agent_x", "agent_y")
 
-    def __init__(self, *, image_size: int = 224, stop_on_success: bool = True, render_mode: str = "rgb_array") -> None:
+    def __init__(
+        self,
+        *,
+        image_size: int = 224,
+        stop_on_success: bool = True,
+        render_mode: str = "rgb_array",
+        door_y: float = DOOR_Y,
+    ) -> None:
         super().__init__(image_size=image_size, stop_on_success=stop_on_success, render_mode=render_mode)
+        if not LOW + DOOR_HALF <= door_y <= HIGH - DOOR_HALF:
+            raise ValueError(
+                f"door_y of TwoRoom: found {door_y}, expected {LOW + DOOR_HALF} to {HIGH - DOOR_HALF}: the door is "
+                "in the wall"
+            )
+        self.door_y = door_y
         self._position = np.array([60.0, 112.0])
-        self._background = _draw_background(image_size)
+        self._background = _draw_background(image_size, door_y)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = spaces.Dict(
             {
@@ -53,7 +70,7 @@ class TwoRoom(GoalEnv):
     def set_state(self, state: NDArray[Any]) -> None:
         """Put the dot at ``state`` ``(2,)``; positions inside a wall are refused."""
         position = self.check_state(state)
-        if not is_free(position):
+        if not is_free(position, self.door_y):
             raise ValueError(f"state of TwoRoom: found {position.tolist()}, expected a position outside the walls")
         self._position = position.copy()
 
@@ -65,7 +82,7 @@ class TwoRoom(GoalEnv):
     def advance(self, action: NDArray[Any]) -> None:
         """Move by ``clip(action, -1, 1) · 5`` units; walls stop the dot."""
         dx, dy = (SPEED * min(1.0, max(-1.0, float(a))) for a in action)
-        self._position = np.array(move(float(self._position[0]), float(self._position[1]), dx, dy))
+        self._position = np.array(move(float(self._position[0]), float(self._position[1]), dx, dy, self.door_y))
 
     def draw(self, out: Frame) -> None:
         """Copy the rooms and blend the dot into its own patch only."""
@@ -97,54 +114,59 @@ class TwoRoom(GoalEnv):
 _RED = np.array([255.0, 0.0, 0.0])
 
 
-def _draw_background(size: int) -> Frame:
+def _draw_background(size: int, door_y: float) -> Frame:
     """White rooms, black border and wall, ``(size, size, 3)``."""
     centres = (np.arange(size) + 0.5) * WORLD / size
     inside = (centres > LOW) & (centres < HIGH)
     wall = (centres > WALL_LEFT) & (centres < WALL_RIGHT)
-    door = np.abs(centres - DOOR_Y) < DOOR_HALF
+    door = np.abs(centres - door_y) < DOOR_HALF
     free = inside[:, None] & inside[None, :] & ~(wall[None, :] & ~door[:, None])
     return np.repeat(np.where(free, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def is_free(position: NDArray[Any]) -> bool:
+def is_free(position: NDArray[Any], door_y: float = DOOR_Y) -> bool:
     """Whether a position ``(2,)`` lies inside the border and not inside the wall."""
     x, y = float(position[0]), float(position[1])
-    in_wall = WALL_LEFT < x < WALL_RIGHT and abs(y - DOOR_Y) > DOOR_HALF
+    in_wall = WALL_LEFT < x < WALL_RIGHT and abs(y - door_y) > DOOR_HALF
     return LOW <= x <= HIGH and LOW <= y <= HIGH and not in_wall
 
 
-def move(x: float, y: float, dx: float, dy: float) -> tuple[float, float]:
+def move(x: float, y: float, dx: float, dy: float, door_y: float = DOOR_Y) -> tuple[float, float]:
     """Where a step of ``(dx, dy)`` from the free position ``(x, y)`` ends: borders and the wall stop it."""
     new_x, new_y = min(HIGH, max(LOW, x + dx)), min(HIGH, max(LOW, y + dy))
     if WALL_LEFT < x < WALL_RIGHT:  # in the door: its jambs hold the dot until it has left
         if WALL_LEFT < new_x < WALL_RIGHT:
-            new_y = min(DOOR_Y + DOOR_HALF, max(DOOR_Y - DOOR_HALF, new_y))
+            new_y = min(door_y + DOOR_HALF, max(door_y - DOOR_HALF, new_y))
         return new_x, new_y
     face = WALL_LEFT if x <= WALL_LEFT < new_x else WALL_RIGHT if x >= WALL_RIGHT > new_x else None
     if face is None:
         return new_x, new_y
     y_at_face = y + (new_y - y) * (face - x) / (new_x - x)
-    if abs(y_at_face - DOOR_Y) > DOOR_HALF:
+    if abs(y_at_face - door_y) > DOOR_HALF:
         return face, new_y
-    return new_x, min(DOOR_Y + DOOR_HALF, max(DOOR_Y - DOOR_HALF, new_y))
+    return new_x, min(door_y + DOOR_HALF, max(door_y - DOOR_HALF, new_y))
 
 
-def expert_direction(position: NDArray[Any], goal: NDArray[Any]) -> NDArray[np.float64]:
+def expert_direction(position: NDArray[Any], goal: NDArray[Any], door_y: float = DOOR_Y) -> NDArray[np.float64]:
     """The action ``(2,)`` of a walker that knows the map: to the door if it must, then to the goal.
 
     The vector points at the way-point and has length at most 1 per unit of speed, so the goal is not overshot.
     """
     waypoint = goal
-    if (position[0] < DOOR[0]) != (goal[0] < DOOR[0]):
-        reached = np.hypot(*(position - DOOR)) <= DOOR_REACHED
-        waypoint = np.array([DOOR[0] + np.sign(goal[0] - DOOR[0]) * DOOR_REACHED, DOOR_Y]) if reached else DOOR
+    if (position[0] < WALL_X) != (goal[0] < WALL_X):
+        door = np.array([WALL_X, door_y])
+        reached = np.hypot(*(position - door)) <= DOOR_REACHED
+        beyond = np.array([WALL_X + np.sign(goal[0] - WALL_X) * DOOR_REACHED, door_y])
+        waypoint = beyond if reached else door
     delta = (waypoint - position) / SPEED
     return np.asarray(delta / max(1.0, float(np.hypot(*delta))))
 
 
 class TwoRoomExpert:
-    """Walks to the goal through the door; the scripted baseline."""
+    """Walks to the goal through the door, which it knows to be at ``door_y``; the scripted baseline."""
+
+    def __init__(self, *, door_y: float = DOOR_Y) -> None:
+        self.door_y = door_y
 
     def reset(self, state: NDArray[Any], goal: NDArray[Any] | None, rng: np.random.Generator) -> None:
         """Begin an episode towards ``goal`` ``(2,)``."""
@@ -154,7 +176,7 @@ class TwoRoomExpert:
 
     def act(self, state: NDArray[Any]) -> NDArray[np.float32]:
         """The next action ``(2,)``."""
-        return expert_direction(np.asarray(state, dtype=np.float64), self._goal).astype(np.float32)
+        return expert_direction(np.asarray(state, dtype=np.float64), self._goal, self.door_y).astype(np.float32)
 
 
 class TwoRoomExplorer:

@@ -43,6 +43,30 @@ def test_the_wall_stops_the_dot_outside_the_door_only():
     assert (x, y) == (125.0, DOOR_Y)
 
 
+def test_the_door_can_be_elsewhere():
+    usual, moved = TwoRoom(image_size=32), TwoRoom(image_size=32, door_y=150.0)
+    start, goal = np.array([60.0, 100.0]), np.array([180.0, 100.0])
+    difference = np.argwhere((usual.picture(start) != moved.picture(start)).any(axis=2))
+    assert set(difference[:, 1]) == {15, 16}  # in the wall
+    assert {5, 6, 7} <= set(difference[:, 0])  # where the door was
+    assert {20, 21, 22} <= set(difference[:, 0])  # where it is
+    for env, expert, arrives in (
+        (moved, TwoRoomExpert(door_y=150.0), True),
+        (usual, TwoRoomExpert(), True),
+        (moved, TwoRoomExpert(), False),  # it knows another map
+    ):
+        env.set_state(start)
+        expert.reset(start, goal, np.random.default_rng(0))
+        for _ in range(60):
+            env.advance(expert.act(env.state))
+            assert is_free(env.state, env.door_y)
+        assert env.success(env.state, goal) is arrives
+    with pytest.raises(ValueError, match="position outside the walls"):
+        moved.set_state([112.0, DOOR_Y])
+    with pytest.raises(ValueError, match=r"door_y of TwoRoom: found 20.0, expected 28.0 to 196.0"):
+        TwoRoom(door_y=20.0)
+
+
 def test_random_motion_never_enters_a_wall():
     rng = np.random.default_rng(0)
     env = TwoRoom(image_size=16)
