@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from typing import Any
 import numpy as np
 from beyond_planners import LONG_EPISODES, REFERENCE, Planners, trainings
 from harness import Benchmark
+from numpy.typing import NDArray
 from runs import ENVIRONMENTS, interval, load_data, origin
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,13 +35,17 @@ from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.recording import load_class
 from jepakit.datamodules.tasks import TaskConfig, environment_factory, tasks_of
 from jepakit.envs.base import GoalEnv
+from jepakit.envs.tworoom import WALL_X, TwoRoom, TwoRoomExpert
 from jepakit.planning import MPCPolicy, Policy, RandomPolicy, Scripted
-from jepakit.planning.evaluation import EvaluationConfig, Task, evaluate, mcnemar_test
+from jepakit.planning.evaluation import EvaluationConfig, Manifest, Task, evaluate, mcnemar_test
 from jepakit.planning.evaluation.files import write_json
 from jepakit.planning.evaluation.loop import assign
+from jepakit.planning.evaluation.manifest import draw_tasks
+from jepakit.planning.policies import StateController
 
 DEAR = (REFERENCE, "gradient 8×20")
-DRAWN = ("tworoom",)  # where goals drawn anywhere can be reached in time
+DRAWN = {"tworoom": ("drawn", "moved")}  # goals away from the demonstrations, where they can be reached in time
+DOOR_Y = 150.0  # of the moved door; the models know one at 49
 
 
 def flops(policy: MPCPolicy, environment: GoalEnv, task: Task) -> float:
@@ -64,8 +71,10 @@ class Case:
     @property
     def title(self) -> str:
         """What the page calls it."""
-        where = "goals of the demonstrations" if self.goals == "episode" else "goals drawn anywhere, budget for"
-        return f"{ENVIRONMENTS[self.environment]}, {where} {self.offset} steps away"
+        if self.goals == "episode":
+            return f"{ENVIRONMENTS[self.environment]}, goals of the demonstrations, {self.offset} steps away"
+        moved = f", the door moved to y = {DOOR_Y:g}" if self.goals == "moved" else ""
+        return f"{ENVIRONMENTS[self.environment]}, goals drawn anywhere, budget {2 * self.offset} steps{moved}"
 
     def folder(self, runs: Path) -> Path:
         """Results, a file per planner."""
@@ -73,12 +82,11 @@ class Case:
 
     def execute(self, planners: Planners, data: EpisodeDataModule, options: argparse.Namespace) -> dict[str, Any]:
         """Results of all planners by name; those whose file is there are not run again."""
-        tasks = tasks_of(data, TaskConfig(count=options.tasks, offset=self.offset, goals=self.goals, split=self.split))
-        assert data.expert is not None
+        make_environment, tasks, expert = self._surroundings(data, options.tasks)
         policies: dict[str, Policy] = {
             "random": RandomPolicy.uniform(data.statistics.action_low, data.statistics.action_high),
             **planners.make(self.offset),
-            "scripted": Scripted(load_class(data.expert)),
+            "scripted": Scripted(expert),
         }
         config = EvaluationConfig(latency_repeats=3 if options.quick else 20)
         for dear in DEAR if options.quick or self.split == "val" else ():
@@ -88,13 +96,47 @@ class Case:
             file = self.folder(options.runs) / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
             if not file.is_file():
                 print(f"{file}", flush=True)
-                result = evaluate({name: policy}, environment_factory(data), tasks, config).plain()
+                result = evaluate({name: policy}, make_environment, tasks, config).plain()
                 counted = None
                 if isinstance(policy, MPCPolicy):
-                    counted = flops(policy, environment_factory(data)(), tasks.tasks[0])
+                    counted = flops(policy, make_environment(), tasks.tasks[0])
                 write_json(file, {**result, "flops": counted})
             found[name] = json.loads(file.read_text())
         return found
+
+    def _surroundings(
+        self, data: EpisodeDataModule, count: int
+    ) -> tuple[Callable[[], GoalEnv], Manifest, Callable[[], StateController]]:
+        """Environment, tasks and the scripted policy that knows them."""
+        if self.goals == "moved":
+            return _moved_door(data, count, self.offset, self.split)
+        assert data.expert is not None
+        settings = TaskConfig(count=count, offset=self.offset, goals=self.goals, split=self.split)
+        return environment_factory(data), tasks_of(data, settings), load_class(data.expert)
+
+
+def _moved_door(
+    data: EpisodeDataModule, count: int, offset: int, split: str
+) -> tuple[Callable[[], GoalEnv], Manifest, Callable[[], StateController]]:
+    """Two-Room with another door; tasks from one room to the other."""
+    make_environment = functools.partial(TwoRoom, image_size=data.image_size, door_y=DOOR_Y)
+    environment, rng = make_environment(), np.random.default_rng(1 if split == "val" else 0)
+    states = np.stack([environment.sample_state(rng) for _ in range(20 * count)])
+
+    def across(state: NDArray[Any], goal: NDArray[Any]) -> bool:
+        return TwoRoom.success(state, goal) or (state[0] < WALL_X) == (goal[0] < WALL_X)
+
+    tasks = draw_tasks(
+        {0: states},
+        across,  # what need not be crossed is left out like what is solved
+        count=count,
+        offset=offset,
+        seed=0,
+        environment="TwoRoom with another door",
+        data_fingerprint="drawn by the environment",
+        split=split,
+    )
+    return make_environment, tasks, functools.partial(TwoRoomExpert, door_y=DOOR_Y)
 
 
 def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> list[str]:
@@ -204,7 +246,7 @@ def main() -> None:
         planners = Planners(trained, load_data(environment))
         cases = [Case(environment=environment, seed=seed, offset=offset) for offset in options.offsets]
         if environment in DRAWN:
-            cases.append(Case(environment=environment, seed=seed, offset=50, goals="drawn"))
+            cases += [Case(environment=environment, seed=seed, offset=50, goals=goals) for goals in DRAWN[environment]]
         for case in itertools.chain.from_iterable((dataclasses.replace(c, split="val"), c) for c in cases):
             data = load_data(environment, *([] if case.offset <= 50 else LONG_EPISODES))
             found = case.execute(planners, data, options)
