@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import jepakit
 from jepakit.zoo.config import parse_config, plain_config
-from jepakit.zoo.files import load_strict, locate, read_json
+from jepakit.zoo.files import load_strict, read_json
+from jepakit.zoo.hub import locate
 from jepakit.zoo.registry import lookup
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+TRAINING_FILE = "training.json"
 _OFFICIAL = "official:"
 
 
@@ -47,9 +50,15 @@ def save_pretrained(model: Trainable, directory: str | Path) -> Path:
 
     directory = Path(directory).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
-    config = {"model": model.name, "jepakit": jepakit.__version__, "config": plain_config(model.config)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    _write(directory / WEIGHTS_FILE, save(tensors, metadata={"format": "pt", "model": model.name}))
+    weights = save(tensors, metadata={"format": "pt", "model": model.name})
+    config = {
+        "model": model.name,
+        "jepakit": jepakit.__version__,
+        "config": plain_config(model.config),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    _write(directory / WEIGHTS_FILE, weights)
     _write(directory / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
     return directory
 
@@ -57,8 +66,8 @@ def save_pretrained(model: Trainable, directory: str | Path) -> Path:
 def from_pretrained(source: str | Path, *, revision: str | None = None) -> WorldModelModule:
     """Load a saved world model of any family as its Lightning class, in eval mode.
 
-    ``source`` is a folder, a Hub id ``org/name`` (at ``revision``), or ``official:`` followed by either for
-    checkpoints in the layout of LeWM's authors.
+    ``source`` is a folder, a Hub id ``org/name`` (at ``revision``), ``builtin:name`` for weights that came with
+    jepakit, or ``official:`` followed by a folder or id for checkpoints in the layout of LeWM's authors.
 
     Raises ``FileNotFoundError`` for missing files and ``ValueError`` for files that are damaged, do not fit their
     config, or are of an unknown family.
@@ -95,8 +104,8 @@ def read_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         return read_official(source.removeprefix(_OFFICIAL), revision=revision)
     folder = locate(source, (CONFIG_FILE, WEIGHTS_FILE), revision=revision)
     config = read_json(folder / CONFIG_FILE)
-    expected = {"model", "jepakit", "config"}
-    if set(config) != expected:
+    expected = {"model", "jepakit", "config", "sha256"}
+    if set(config) | {"sha256"} != expected:  # weights saved by an early version have no hash
         hint = "; this looks like the LeWM authors' layout: write 'official:…'" if "_target_" in config else ""
         raise ValueError(f"{folder / CONFIG_FILE}: found keys {sorted(config)}, expected {sorted(expected)}{hint}")
     try:
@@ -107,22 +116,31 @@ def read_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     return Checkpoint(
         name=config["model"],
         config=model_config,
-        tensors=_read_safetensors(folder / WEIGHTS_FILE),
+        tensors=_read_safetensors(folder / WEIGHTS_FILE, config.get("sha256")),
         source=folder / WEIGHTS_FILE,
     )
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
+def _read_safetensors(file: Path, sha256: str | None) -> dict[str, Tensor]:
+    """Read the tensors; a hash, if there is one, finds what was damaged or mixed up on the way."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
+    content = file.read_bytes()
     try:
-        return load_file(file)
+        tensors = load(content)
     except SafetensorError as error:
         raise ValueError(
-            f"{file}: not a complete safetensors file ({error}); found {file.stat().st_size} bytes; "
+            f"{file}: not a complete safetensors file ({error}); found {len(content)} bytes; "
             "save or download it again"
         ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise ValueError(
+            f"{file}: sha256: found {found}, expected {sha256} ({CONFIG_FILE}): not the file that was saved with it; "
+            "download both again"
+        )
+    return tensors
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -40,7 +40,7 @@ def test_the_lightning_class_saves_and_loads(small, batch, tmp_path):
 def test_the_files_hold_plain_values_and_all_buffers(model, saved, statistics):
     assert sorted(os.listdir(saved)) == ["config.json", "model.safetensors"]
     config = json.loads((saved / "config.json").read_text())
-    assert set(config) == {"model", "jepakit", "config"}
+    assert set(config) == {"model", "jepakit", "config", "sha256"}
     assert config["model"] == "lewm"
     assert config["config"]["cnn_channels"] == [4, 6]
     tensors = load_file(saved / "model.safetensors")
@@ -79,6 +79,7 @@ def edit_tensors(saved, change):
     tensors = load_file(file)
     change(tensors)
     save_file(tensors, file)
+    edit_config(saved, sha256=None)  # or the hash would be the complaint
 
 
 def model_config(saved, **changes):
@@ -96,6 +97,14 @@ DAMAGE = {
         lambda d: os.truncate(d / "model.safetensors", 3000),
         "model.safetensors: not a complete safetensors file .* 3000 bytes",
     ),
+    "a flipped bit": (
+        lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:-1] + b"!"),
+        "model.safetensors: sha256: found .*, expected .*: not the file that was saved with it",
+    ),
+    "a huge header": (
+        lambda d: (d / "model.safetensors").write_bytes((2**40).to_bytes(8, "little") + b"{}"),
+        "not a complete safetensors file",
+    ),
     "empty": (lambda d: os.truncate(d / "model.safetensors", 0), "model.safetensors: not a complete safetensors file"),
     "a pickle": (
         lambda d: (d / "model.safetensors").write_bytes(pickle.dumps({"a": 1})),
@@ -103,7 +112,7 @@ DAMAGE = {
     ),
     "half a config": (lambda d: os.truncate(d / "config.json", 40), "config.json: not readable as JSON"),
     "a list": (lambda d: (d / "config.json").write_text("[]"), "config.json: found list, expected a JSON object"),
-    "no name": (lambda d: edit_config(d, model=None), r"config.json: found keys \['config', 'jepakit'\]"),
+    "no name": (lambda d: edit_config(d, model=None), r"config.json: found keys \['config', 'jepakit', 'sha256'\]"),
     "extra key": (lambda d: edit_config(d, code="x"), "config.json: found keys .*'code'"),
     "unknown family": (
         lambda d: edit_config(d, model="os.system"),

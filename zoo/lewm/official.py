@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from jepakit.zoo.config import parse_config
-from jepakit.zoo.files import locate, read_json
+from jepakit.zoo.files import read_json
+from jepakit.zoo.hub import locate
 from jepakit.zoo.lewm.config import LeWMConfig
 from jepakit.zoo.lewm.model import LeWMModel
 from jepakit.zoo.trainable import neutral_statistics

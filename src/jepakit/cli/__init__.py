@@ -34,6 +34,7 @@ _COMMANDS = {
     "evaluate": _Command("jepakit.cli.app:run", "success rate of planning in the environment", "train"),
     "probe": _Command("jepakit.cli.app:run", "what a trained world model knows", "train"),
     "export": _Command("jepakit.cli.app:run", "ONNX graphs for planning without PyTorch", "train,onnx"),
+    "publish": _Command("jepakit.cli.app:run", "a trained model on the Hugging Face Hub", "train"),
     "build-engine": _Command("jepakit.cli.engine:run", "TensorRT engines of an exported model", "tensorrt"),
     "serve-planner": _Command("jepakit.cli.serve:run", "plan for a robot: frames in, actions out", "onnxruntime"),
     "data": _Command("jepakit.cli.data:run", "convert, inspect, preview, check and generate data sets", "data"),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from jsonargparse import set_parsing_settings
@@ -20,11 +23,14 @@ from jepakit.cli.runtime import keep_freed_memory
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.tasks import TaskConfig
 from jepakit.export.bundle import Bundle, Precision
+from jepakit.planning.evaluation.files import write_json
 from jepakit.planning.evaluation.protocol import EvaluationConfig
+from jepakit.planning.evaluation.provenance import commit, machine, versions
 from jepakit.planning.evaluation.report import Evaluation
 from jepakit.zoo import from_pretrained
 from jepakit.zoo.module import TrainingModule
-from jepakit.zoo.weights import load_model
+from jepakit.zoo.publish import Publication, publish
+from jepakit.zoo.weights import TRAINING_FILE, load_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +104,49 @@ class Trainer(L.Trainer):
         print(f"wrote {folder}")
         return found
 
+    def publish(
+        self,
+        model: L.LightningModule,
+        datamodule: EpisodeDataModule,
+        weights: str,
+        repo: str,
+        private: bool = False,
+        revision: str | None = None,
+        with_bundle: bool = False,
+        licence: str = "apache-2.0",
+        dry_run: str | None = None,
+    ) -> Publication:
+        """Publish weights with their card, evaluation and training's record on the Hugging Face Hub, in one commit.
+
+        Args:
+            model: replaced by the weights, which know their own configuration.
+            datamodule: whose held-out episodes a bundle is verified on.
+            weights: folder of saved weights.
+            repo: the Hub's organisation/name.
+            private: whether only its members may see it, if it is new.
+            revision: branch, made if needed.
+            with_bundle: also export ONNX graphs with the planner of the configuration.
+            licence: of the weights, the Hub's short name.
+            dry_run: a new folder to write everything to, in place of sending it.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = Path(folder) / "bundle" if with_bundle else None
+            if bundle is not None:
+                self.export(model, datamodule, weights, str(bundle), licence=licence)
+            found = publish(
+                weights,
+                repo,
+                bundle=bundle,
+                private=private,
+                revision=revision,
+                licence=licence,
+                dry_run=None if dry_run is None else Path(dry_run),
+            )
+        for name, size in found.files.items():
+            print(f"{size:>10} {name}")
+        print(f"published {found.url}" if found.url else f"wrote {dry_run}; nothing was sent")
+        return found
+
     def export(
         self,
         model: L.LightningModule,
@@ -148,6 +197,7 @@ class App(LightningCLI):
     """The command line; after ``fit`` the weights are saved in the format that ``from_pretrained`` reads."""
 
     def __init__(self, args: list[str], *, run: bool = True) -> None:
+        self.arguments = args
         super().__init__(
             TrainingModule,
             EpisodeDataModule,
@@ -165,7 +215,9 @@ class App(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's subcommands and ours."""
-        return LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in ("evaluate", "probe", "export")}
+        return LightningCLI.subcommands() | {
+            name: {"model", "datamodule"} for name in ("evaluate", "probe", "export", "publish")
+        }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The checkpoint callback is always there; ``checkpoint.*`` sets it."""
@@ -183,6 +235,10 @@ class App(LightningCLI):
         """Hand the settings of the configuration to the trainer."""
         self._hand_over("export")
 
+    def before_publish(self) -> None:
+        """Hand the settings of the configuration to the trainer."""
+        self._hand_over("publish")
+
     def _hand_over(self, subcommand: str) -> None:
         config = self.config_init[subcommand]
         assert isinstance(self.trainer, Trainer)
@@ -195,7 +251,25 @@ class App(LightningCLI):
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "weights"
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
             self.model.save_pretrained(folder)
+            write_json(folder / TRAINING_FILE, self._record())
             print(f"wrote {folder}")
+
+    def _record(self) -> dict[str, Any]:
+        """What this training was, for whoever gets its weights."""
+        data = self.datamodule
+        return {
+            "command": shlex.join(["lightning", *self.arguments]),
+            "seed": self.config[self.subcommand]["seed_everything"],
+            "steps": self.trainer.global_step,
+            "data": {
+                "name": type(data).__name__,
+                "episodes": len(data.parts["train"]),
+                "fingerprint": data.source.fingerprint,
+            },
+            "machine": machine(),
+            "versions": versions(),
+            "commit": commit(),
+        }
 
 
 def run_application(arguments: list[str]) -> App:

@@ -1,0 +1,191 @@
+"""Publishing and fetching with the real client, against a Hub on the loopback interface."""
+
+import json
+import os
+import stat
+
+import pytest
+
+from jepakit.zoo import load_model, save_pretrained
+from jepakit.zoo.files import fingerprint
+from jepakit.zoo.publish import publish
+
+NAME = "org/lewm-test"
+PUBLISH = """
+from jepakit.zoo.publish import publish
+found = publish({weights!r}, "org/lewm-test", private={private}, revision={revision!r})
+print("json: " + json.dumps({{"url": found.url, "files": found.files}}))
+"""
+LOAD = """
+from jepakit.zoo import load_model
+from jepakit.zoo.files import fingerprint
+print("json: " + json.dumps(fingerprint(load_model({source!r}, revision={revision!r}))))
+"""
+
+
+WRITE = """
+from pathlib import Path
+try:
+    Path({folder!r}, "new").write_text("")
+    print('json: "written"')
+except PermissionError:
+    print('json: "refused"')
+"""
+
+
+def sent(weights, *, private=False, revision=None):
+    return PUBLISH.format(weights=str(weights), private=private, revision=revision)
+
+
+def loaded(source=NAME, revision=None):
+    return LOAD.format(source=source, revision=revision)
+
+
+def test_what_is_published_loads_bit_by_bit(hub, client, weights):
+    found = client(sent(weights))
+    assert set(found["files"]) == {"README.md", "config.json", "model.safetensors"}
+    repository = hub.repositories[NAME]
+    assert len(repository.commits) == 2  # the empty one, and one with all files
+    assert repository.commits[-1][1]["model.safetensors"] == (weights / "model.safetensors").read_bytes()
+    assert client(loaded(), token=False) == fingerprint(load_model(weights))
+    card = repository.commits[-1][1]["README.md"].decode()
+    assert "Not evaluated." in card
+    assert "pipeline_tag: robotics" in card
+
+
+def test_publishing_again_commits_changes_only(hub, client, weights):
+    client(sent(weights), sent(weights))
+    repository = hub.repositories[NAME]
+    assert len(repository.commits) == 2
+    model = load_model(weights)
+    model.action_mean.add_(1.0)
+    save_pretrained(model, weights)
+    latest = client(sent(weights), loaded())[1]
+    assert len(repository.commits) == 3
+    old, new = client(*(loaded(revision=commit[0]) for commit in repository.commits[1:]))
+    assert new == latest == fingerprint(model) != old  # exact commits stay what they were
+
+
+def test_a_branch_of_its_own(hub, client, weights):
+    client(sent(weights))
+    model = load_model(weights)
+    model.action_mean.add_(1.0)
+    save_pretrained(model, weights)
+    _, trial, main = client(sent(weights, revision="trial"), loaded(revision="trial"), loaded())
+    assert trial == fingerprint(model) != main
+    assert "hub:org/lewm-test at 'nowhere': " in client(loaded(revision="nowhere"), fails=True)
+
+
+def test_private_and_unknown_repositories(hub, client, weights):
+    found = client(sent(weights, private=True), loaded())[1]
+    assert hub.repositories[NAME].private
+    assert found == fingerprint(load_model(weights))
+    for source, token in ((NAME, False), ("org/other", True)):
+        message = client(loaded(source), token=token, fails=True, home="other")
+        assert f"hub:{source}: no such repository, or a private one; check the name, or log in" in message
+
+
+def test_an_interrupted_upload_shows_nothing(hub, client, weights):
+    hub.faults["commit"] = 100
+    client(sent(weights), fails=True)
+    assert hub.repositories[NAME].commits[-1][1] == {}
+    hub.faults.clear()
+    assert client(sent(weights), loaded())[1] == fingerprint(load_model(weights))
+
+
+def test_an_interrupted_download_leaves_nothing_half(hub, client, weights):
+    client(sent(weights))
+    hub.faults["download"] = 1  # the first file breaks off halfway
+    assert client(loaded()) == fingerprint(load_model(weights))  # the client asks for the rest by itself
+    assert hub.faults["download"] == 0
+    hub.faults["download"] = 1000  # and if it never comes
+    client(loaded(), fails=True, home="other")
+    hub.faults.clear()
+    assert client(loaded(), home="other") == fingerprint(load_model(weights))
+
+
+def test_without_a_network_the_cache_is_enough(hub, client, weights):
+    expected = client(sent(weights), loaded())[1]
+    assert client(loaded(), offline=True) == expected
+    hub.shutdown()
+    hub.server_close()
+    assert client(loaded()) == expected  # nobody answers
+    message = client(loaded(), fails=True, home="empty", offline=True)
+    assert "hub:org/lewm-test: the Hub cannot be reached and nothing is in the cache" in message
+
+
+def test_a_read_only_cache_is_read(hub, client, weights, tmp_path):
+    expected = client(sent(weights), loaded())[1]
+    folders = [path for path in (tmp_path / "home").rglob("*") if path.is_dir()]
+    for folder in folders:
+        folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        assert client(loaded(), WRITE.format(folder=str(folders[0])), humble=True) == [expected, "refused"]
+    finally:
+        for folder in folders:
+            folder.chmod(stat.S_IRWXU)
+
+
+def tamper(hub, name, content):
+    """Change a published file behind the client's back."""
+    repository = hub.repositories[NAME]
+    repository.commit("main", {**repository.commits[-1][1], name: content})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("model.safetensors", lambda old: old[:-1] + b"!", "sha256: found"),
+        ("model.safetensors", lambda old: (2**40).to_bytes(8, "little") + old[8:], "not a complete safetensors file"),
+        ("config.json", lambda old: old.replace(b'"lewm"', b'"os.system"'), "model: found 'os.system', expected one"),
+        ("config.json", lambda old: old.replace(b'"history"', b'"class_path"'), "unknown key 'class_path'"),
+    ],
+)
+def test_what_was_tampered_with_is_refused(hub, client, weights, name, change, message):
+    client(sent(weights))
+    tamper(hub, name, change(hub.repositories[NAME].commits[-1][1][name]))
+    assert message in client(loaded(), fails=True)
+
+
+def test_names_that_lead_elsewhere_are_not_followed(hub, client, weights, tmp_path):
+    client(sent(weights))
+    tamper(hub, "../../../../escaped.txt", b"gotcha")
+    tamper(hub, "code.py", b"raise SystemExit('code from the Hub was run')")
+    assert client(loaded()) == fingerprint(load_model(weights))
+    assert not [path for path in tmp_path.rglob("*") if path.name in ("escaped.txt", "code.py")]
+
+
+def test_a_dry_run_sends_nothing(weights, tmp_path):
+    (weights.parent / "evaluation").mkdir()
+    evaluation = {
+        "environment": "TwoRoom",
+        "tasks": {"sha256": "ab" * 32, "split": "test", "offset": 25, "count": 50},
+        "budget": 50,
+        "machine": {"system": "Linux", "architecture": "x86_64", "cpus": 2},
+        "policies": {
+            "lewm": {"rate": 0.94, "interval95": [0.838, 0.979], "latency_ms": {"p50": 123.4}},
+            "random": {"rate": 0.06, "interval95": [0.021, 0.162], "latency_ms": None},
+        },
+    }
+    (weights.parent / "evaluation" / "evaluation.json").write_text(json.dumps(evaluation))
+    (weights.parent / "probes").mkdir()
+    measured = {"measured": [{"step": 9, "values": {"shuffle_gap": 83.04, "ranking_random": None}}]}
+    (weights.parent / "probes" / "fidelity.json").write_text(json.dumps(measured))
+    found = publish(weights, NAME, dry_run=tmp_path / "dry")
+    assert found.url is None
+    assert set(found.files) == {"README.md", "config.json", "evaluation.json", "model.safetensors"}
+    assert load_model(tmp_path / "dry").config == load_model(weights).config
+    card = (tmp_path / "dry" / "README.md").read_text()
+    assert "| lewm | 94.0% | 83.8% – 97.9% | 123 |" in card
+    assert "fidelity: shuffle_gap 83, ranking_random undefined" in card
+    assert "value: 0.94" in card
+    assert "Not recorded" in card
+    with pytest.raises(FileExistsError):
+        publish(weights, NAME, dry_run=tmp_path / "dry")
+
+
+def test_what_does_not_load_is_not_published(weights, tmp_path):
+    os.truncate(weights / "model.safetensors", 1000)
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
+        publish(weights, NAME, dry_run=tmp_path / "dry")
+    assert not (tmp_path / "dry").exists()

@@ -1,0 +1,122 @@
+"""Model cards from facts: what the checkpoint, the evaluation, the probes and the training's record say, no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jepakit
+from jepakit.zoo.files import read_json
+from jepakit.zoo.weights import Checkpoint
+
+TEMPLATE = Path(__file__).parent / "MODEL_CARD.md"
+PAPERS = {
+    "lewm": "LeWM, arXiv 2603.19312",
+    "pldm": "PLDM, arXiv 2502.14819",
+    "dinowm": "DINO-WM, arXiv 2411.04983",
+    "cjepa": "C-JEPA, arXiv 2602.11389",
+    "vjepa": "V-JEPA, arXiv 2404.08471, and V-JEPA 2, arXiv 2506.09985",
+}
+_LIMITS = (
+    "Trained and judged in simulation, on data of one environment; nothing is known about other cameras, objects or "
+    "robots. Success is about goals like those of its data. It imagines wrongly now and then, and a planner looks for "
+    "such places: keep an independent stop on anything that moves."
+)
+
+
+def model_card(
+    checkpoint: Checkpoint,
+    *,
+    repository: str,
+    licence: str,
+    training: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    probes: Mapping[str, Mapping[str, Any]] | None = None,
+    bundle: bool = False,
+) -> str:
+    """Return the card of a world model as Markdown with the Hub's metadata.
+
+    ``training`` is the record beside the weights, ``evaluation`` the content of ``evaluation.json``, ``probes`` the
+    last figures by probe. What is not given is said to be missing.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    config, name = checkpoint.config, repository.rpartition("/")[2].removeprefix("builtin:")
+    results = None if evaluation is None else _results(evaluation, checkpoint.name)
+    card_data = ModelCardData(
+        library_name="jepakit",
+        pipeline_tag="robotics",
+        license=licence,
+        tags=["world-model", "jepa", "model-predictive-control", checkpoint.name],
+        model_name=name,
+        eval_results=results,
+    )
+    data = {"name": "unknown data", **(training or {}).get("data", {})}
+    content = ModelCard.from_template(
+        card_data,
+        template_path=str(TEMPLATE),
+        name=name,
+        repository=repository,
+        family=checkpoint.name,
+        parameters=f"{sum(t.numel() for t in checkpoint.tensors.values()) / 1e6:.2g} M",
+        image_size=getattr(config, "image_size", None),
+        frame_skip=config.frame_skip,
+        action_dim=config.action_dim,
+        version=jepakit.__version__,
+        data=data,
+        training=training,
+        evaluation=None if evaluation is None else _table(evaluation),
+        probes={name: _listed(found) for name, found in (probes or {}).items()},
+        bundle=bundle,
+        limits=_LIMITS,
+        licence=licence,
+        paper=PAPERS.get(checkpoint.name, "see the documentation"),
+    )
+    return str(content)
+
+
+def last_probes(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the latest figures of every probe that wrote into ``folder``; none if there is no such folder."""
+    return {file.stem: read_json(file)["measured"][-1]["values"] for file in sorted(folder.glob("*.json"))}
+
+
+def _results(evaluation: Mapping[str, Any], family: str) -> list[Any]:
+    """The model's success rate in the form of the Hub's model-index."""
+    from huggingface_hub import EvalResult
+
+    tasks, found = evaluation["tasks"], evaluation["policies"][family]
+    low, high = found["interval95"]
+    return [
+        EvalResult(
+            task_type="robotics",
+            task_name="goal-conditioned planning",
+            dataset_type=f"jepakit/{evaluation['environment'].lower()}",
+            dataset_name=f"{evaluation['environment']}, goals {tasks['offset']} steps away",
+            dataset_split=tasks["split"],
+            metric_type="success_rate",
+            metric_name=f"success rate, {tasks['count']} tasks, Wilson 95 % {low:.3f} to {high:.3f}",
+            metric_value=found["rate"],
+        )
+    ]
+
+
+def _table(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    tasks = evaluation["tasks"]
+    rows = []
+    for name, found in evaluation["policies"].items():
+        low, high = found["interval95"]
+        timed = found["latency_ms"]
+        cells = [f"{found['rate']:.1%}", f"{low:.1%} – {high:.1%}", f"{timed['p50']:.3g}" if timed else "–"]
+        rows.append([name, *cells])
+    host = evaluation["machine"]
+    caption = (
+        f"{tasks['count']} {tasks['split']} tasks (list `{tasks['sha256'][:12]}`), goals {tasks['offset']} steps away, "
+        f"budget {evaluation['budget']} steps, one training seed. Machine: {host['system']} {host['architecture']}, "
+        f"{host['cpus']} CPUs. Everything else is in `evaluation.json`."
+    )
+    return {"rows": rows, "caption": caption}
+
+
+def _listed(values: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {'undefined' if value is None else f'{value:.3g}'}" for name, value in values.items())

@@ -1,0 +1,101 @@
+"""Publishing a world model on the Hugging Face Hub: weights, card, evaluation and bundle, in one commit."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from jepakit.zoo.card import last_probes, model_card
+from jepakit.zoo.files import read_json
+from jepakit.zoo.weights import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, build_model, read_checkpoint
+
+EVALUATION_FILE = "evaluation.json"
+BUNDLE_FOLDER = "bundle"
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What was, or would be, published: the files with their sizes in bytes, and the commit's address."""
+
+    repository: str
+    files: dict[str, int]
+    url: str | None
+
+
+def publish(
+    weights: str | Path,
+    repository: str,
+    *,
+    bundle: Path | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    licence: str = "apache-2.0",
+    dry_run: Path | None = None,
+) -> Publication:
+    """Publish the weights in a folder as ``repository`` (org/name), which is made if it is not there.
+
+    With them go their card and, if there are any, the training's record, the ``evaluation`` and ``probes`` beside the
+    folder, and an exported ``bundle``. All files appear in one commit or not at all, and without a change there is no
+    commit. ``revision`` is a branch, made if needed. With ``dry_run``, a folder that must not exist, everything is
+    written there and nothing is sent.
+
+    Raises ``ValueError`` for weights that do not load, and huggingface_hub's own errors where the Hub refuses.
+    """
+    folder = Path(weights).expanduser()
+    checkpoint = read_checkpoint(folder)
+    build_model(checkpoint)  # what does not load here must not be published
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary) / "repository"
+        staged.mkdir()
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            shutil.copyfile(folder / name, staged / name)
+        facts = {}
+        for key, file in (
+            ("training", folder / TRAINING_FILE),
+            ("evaluation", folder.parent / "evaluation" / EVALUATION_FILE),
+        ):
+            facts[key] = read_json(file) if file.is_file() else None
+            if file.is_file():
+                shutil.copyfile(file, staged / file.name)
+        if bundle is not None:
+            shutil.copytree(bundle, staged / BUNDLE_FOLDER)
+        card = model_card(
+            checkpoint,
+            repository=repository,
+            licence=licence,
+            probes=last_probes(folder.parent / "probes"),
+            bundle=bundle is not None,
+            **facts,
+        )
+        (staged / CARD_FILE).write_text(card)
+        files = {
+            path.relative_to(staged).as_posix(): path.stat().st_size
+            for path in sorted(staged.rglob("*"))
+            if path.is_file()
+        }
+        if dry_run is not None:
+            shutil.copytree(staged, dry_run)
+            return Publication(repository=repository, files=files, url=None)
+        return Publication(
+            repository=repository, files=files, url=_send(staged, repository, private=private, revision=revision)
+        )
+
+
+def _send(staged: Path, repository: str, *, private: bool, revision: str | None) -> str:
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repository, private=private, exist_ok=True)
+    if revision is not None:
+        api.create_branch(repository, branch=revision, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repository,
+        folder_path=staged,
+        revision=revision,
+        delete_patterns=[f"{BUNDLE_FOLDER}/*"],  # of an earlier bundle
+        commit_message="Publish with jepakit",
+    )
+    return str(commit.commit_url)
