@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from jepakit.hub import BUNDLE_FOLDER, resolve
 from jepakit.planning.backend import PlannerSpec
 from jepakit.planning.settings import PlannerConfig
 
@@ -136,6 +137,16 @@ class Bundle:
         needed = {WEIGHTS, CARD, *(f"{name}.onnx" for name in graphs)}
         _check_files(folder, manifest["files"], needed, verify=verify)
         return cls(folder=folder, spec=spec, graphs=graphs, manifest=manifest)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Bundle:
+        """Open a published bundle: of a Hub repository, its folder ``bundle`` alone is fetched.
+
+        ``source`` is also a folder, that of a bundle or one that holds it as ``bundle``. Raises what ``open`` and
+        ``jepakit.hub.resolve`` raise.
+        """
+        folder = resolve(source, [f"{BUNDLE_FOLDER}/*"], revision=revision)
+        return cls.open(folder if (folder / MANIFEST).is_file() else folder / BUNDLE_FOLDER)
 
     def path(self, graph: str) -> Path:
         """Return the ONNX file of a graph."""

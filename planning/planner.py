@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -71,6 +72,22 @@ class Planner:
                 "expected finite ones; set the model's action statistics, or plan unbounded"
             )
         self._low, self._high = (np.tile(bound, spec.frame_skip) for bound in (spec.action_low, spec.action_high))
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, revision: str | None = None, engine: Literal["onnx", "tensorrt"] = "onnx"
+    ) -> Planner:
+        """Plan with a published model, without PyTorch: fetches a Hub repository's bundle alone.
+
+        ``source`` and errors are those of ``jepakit.export.Bundle.from_pretrained``. The search is the one that
+        travels with the bundle, or the paper's; ``Bundle.policy`` gives a whole policy.
+        """
+        from jepakit.export.bundle import Bundle
+        from jepakit.export.runtime import open_backend
+        from jepakit.planning.settings import PlannerConfig
+
+        bundle = Bundle.from_pretrained(source, revision=revision)
+        return (bundle.planner_config or PlannerConfig()).planner(open_backend(bundle, engine=engine))
 
     def observe(self, frames: Frames, past_actions: Array | None = None, proprio: Array | None = None) -> Observation:
         """Encode real ``frames`` ``(B, H, h, w, 3)``, oldest first; ``past_actions`` ``(B, H−1, A)`` lie between.

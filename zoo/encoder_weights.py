@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jepakit.hub import locate
 from jepakit.zoo.frozen import FrozenEncoderConfig
-from jepakit.zoo.hub import locate
 from jepakit.zoo.weights import CONFIG_FILE, WEIGHTS_FILE, read_checkpoint
 
 # Names inside a block, DINOv2's and ViT's; the transformers library has two spellings of some.
@@ -44,7 +44,7 @@ _UNUSED = re.compile(r"embeddings\.mask_token|pooler\..*")
 
 
 def read_encoder(source: str | Path, config: FrozenEncoderConfig) -> dict[str, Tensor]:
-    """Tensors of ``FrozenEncoder`` from ``source``: a folder, or a Hub id (see ``jepakit.zoo.hub.locate``).
+    """Tensors of ``FrozenEncoder`` from ``source``: a folder, or a Hub id (see ``jepakit.hub.locate``).
 
     For the encoders ``dinov2`` and ``vit`` a ``config.json`` beside ``model.safetensors`` as the transformers library
     saves them; for ``cnn`` a checkpoint of a LeWM or PLDM trained with that encoder.

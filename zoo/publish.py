@@ -7,12 +7,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from jepakit.hub import BUNDLE_FOLDER
 from jepakit.zoo.card import last_probes, model_card
 from jepakit.zoo.files import read_json
 from jepakit.zoo.weights import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, build_model, read_checkpoint
 
 EVALUATION_FILE = "evaluation.json"
-BUNDLE_FOLDER = "bundle"
 CARD_FILE = "README.md"
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jepakit
+from jepakit.hub import locate
 from jepakit.zoo.config import parse_config, plain_config
 from jepakit.zoo.files import load_strict, read_json
-from jepakit.zoo.hub import locate
 from jepakit.zoo.registry import lookup
 
 if TYPE_CHECKING:
@@ -131,8 +131,7 @@ def _read_safetensors(file: Path, sha256: str | None) -> dict[str, Tensor]:
         tensors = load(content)
     except SafetensorError as error:
         raise ValueError(
-            f"{file}: not a complete safetensors file ({error}); found {len(content)} bytes; "
-            "save or download it again"
+            f"{file}: not a complete safetensors file ({error}); found {len(content)} bytes; save or download it again"
         ) from error
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256:

@@ -96,6 +96,25 @@ def test_a_world_model_is_probed(mini_config, trained, tmp_path, capsys):
     assert (tmp_path / "fidelity.png").is_file()
 
 
+def test_a_dry_run_of_publishing_shows_everything(mini_config, trained, tmp_path, capsys):
+    out = tmp_path / "repository"
+    arguments = ["--weights", trained["world"], "--repo", "org/mini", "--dry_run", str(out), "--with_bundle=true"]
+    small = ["--planner.mpc.horizon=1", "--planner.mpc.execute_blocks=1"]
+    assert cli.main(["publish", *mini_config, *arguments, *small]) == 0
+    assert "nothing was sent" in capsys.readouterr().out
+    assert {"README.md", "bundle", "config.json", "model.safetensors", "training.json"} <= {
+        path.name for path in out.iterdir()
+    }
+    record = json.loads((out / "training.json").read_text())
+    assert record["steps"] == 3
+    assert record["command"].startswith("lightning fit -c ")
+    assert record["data"]["name"] == "TwoRoom"
+    card = (out / "README.md").read_text()
+    assert record["data"]["fingerprint"] in card
+    assert "Bundle.from_pretrained" in card
+    assert Bundle.from_pretrained(out).spec.image_size == 16
+
+
 def test_weights_of_something_else_are_named(mini_config, trained, tmp_path, capsys):
     arguments = ["--weights", trained["world"], "--out", str(tmp_path)]
     assert cli.main(["evaluate", *mini_config, *arguments, f"--planner.controller_weights={trained['distance']}"]) == 1

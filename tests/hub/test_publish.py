@@ -6,6 +6,9 @@ import stat
 
 import pytest
 
+from jepakit.export import Bundle
+from jepakit.export.exporter import export_bundle
+from jepakit.planning import MPCConfig, PlannerConfig, RandomShootingConfig
 from jepakit.zoo import load_model, save_pretrained
 from jepakit.zoo.files import fingerprint
 from jepakit.zoo.publish import publish
@@ -153,6 +156,48 @@ def test_names_that_lead_elsewhere_are_not_followed(hub, client, weights, tmp_pa
     tamper(hub, "code.py", b"raise SystemExit('code from the Hub was run')")
     assert client(loaded()) == fingerprint(load_model(weights))
     assert not [path for path in tmp_path.rglob("*") if path.name in ("escaped.txt", "code.py")]
+
+
+PLAN = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "lightning", "safetensors", "transformers"}:
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+from jepakit.planning import Planner
+planner = Planner.from_pretrained("org/lewm-test")
+frames = np.zeros((1, 1, 16, 16, 3), np.uint8)
+plan = planner.plan(
+    planner.observe(frames), planner.encode_goal(frames[:, 0]), horizon=1, rngs=[np.random.default_rng(0)]
+)
+print("json: " + json.dumps([planner.solver.describe()["name"], list(plan.actions.shape)]))
+"""
+
+
+def test_a_robot_fetches_the_bundle_alone(hub, client, weights, tmp_path):
+    planner = PlannerConfig(
+        solver="random_shooting",
+        random_shooting=RandomShootingConfig(samples=4),
+        mpc=MPCConfig(horizon=1, execute_blocks=1),
+    )
+    bundle = export_bundle(load_model(weights), tmp_path / "bundle", horizon=1, planner=planner)
+    code = sent(weights).replace("private=", f"bundle=__import__('pathlib').Path({str(bundle.folder)!r}), private=")
+    files = client(code)["files"]
+    assert {"bundle/manifest.json", "bundle/encoder.onnx"} <= set(files)
+    hub.requests.clear()
+    assert client(PLAN, token=False, home="robot") == ["random_shooting", [1, 1, 4]]
+    fetched = {path for verb, path in hub.requests if "/resolve/" in path}
+    assert fetched
+    assert all("/bundle/" in path for path in fetched)
+    assert Bundle.from_pretrained(tmp_path / "bundle").spec.image_size == 16
+    assert "Bundle.from_pretrained" in hub.repositories[NAME].commits[-1][1]["README.md"].decode()
+    content = hub.repositories[NAME].commits[-1][1]["bundle/weights.bin"]
+    tamper(hub, "bundle/weights.bin", content[:-1] + bytes([content[-1] ^ 1]))
+    assert "weights.bin" in client(PLAN, token=False, fails=True, home="robot")
+    client(sent(weights))  # without a bundle: the old one goes
+    assert not [name for name in hub.repositories[NAME].commits[-1][1] if name.startswith("bundle/")]
 
 
 def test_a_dry_run_sends_nothing(weights, tmp_path):

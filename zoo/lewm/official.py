@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jepakit.hub import locate
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.files import read_json
-from jepakit.zoo.hub import locate
 from jepakit.zoo.lewm.config import LeWMConfig
 from jepakit.zoo.lewm.model import LeWMModel
 from jepakit.zoo.trainable import neutral_statistics

@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-BUILTIN = Path(__file__).parent / "builtin"
+BUNDLE_FOLDER = "bundle"  # of ONNX graphs, within a published repository
+BUILTIN = Path(__file__).parent / "zoo" / "builtin"
 _BUILTIN, _HUB = "builtin:", "hub:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -23,15 +24,7 @@ def locate(source: str | Path, files: Sequence[str], *, revision: str | None = N
 
     Raises ``FileNotFoundError`` for what is missing or cannot be reached, and ``ValueError`` for an ambiguous name.
     """
-    text = str(source)
-    if isinstance(source, str) and text.startswith(_BUILTIN):
-        _refuse_revision(text, revision)
-        folder = _builtin(text.removeprefix(_BUILTIN))
-    elif isinstance(source, str) and (text.startswith(_HUB) or _HUB_ID.fullmatch(text)):
-        folder = fetch(_hub_id(text), files, revision=revision)
-    else:
-        _refuse_revision(text, revision)
-        folder = Path(text).expanduser()
+    folder = resolve(source, files, revision=revision)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected a folder with {' and '.join(files)}")
     for name in files:
@@ -39,6 +32,17 @@ def locate(source: str | Path, files: Sequence[str], *, revision: str | None = N
             found = sorted(path.name for path in folder.iterdir())[:8]
             raise FileNotFoundError(f"{folder / name}: no such file; found {found or 'an empty folder'}")
     return folder
+
+
+def resolve(source: str | Path, patterns: Sequence[str], *, revision: str | None = None) -> Path:
+    """Return the folder that ``source`` names, as ``locate`` does; of a Hub repository, what matches ``patterns``."""
+    text = str(source)
+    named = isinstance(source, str)
+    if named and (text.startswith(_HUB) or _HUB_ID.fullmatch(text)):
+        return fetch(_hub_id(text), patterns, revision=revision)
+    if revision is not None:
+        raise ValueError(f"revision: found {revision!r} with the folder {text}, expected it with a Hub id only")
+    return _builtin(text.removeprefix(_BUILTIN)) if named and text.startswith(_BUILTIN) else Path(text).expanduser()
 
 
 def fetch(repository: str, patterns: Sequence[str], *, revision: str | None = None) -> Path:
@@ -90,8 +94,3 @@ def _hub_id(text: str) -> str:
             f"write './{name}' for the folder or 'hub:{name}' for the Hub"
         )
     return name
-
-
-def _refuse_revision(text: str, revision: str | None) -> None:
-    if revision is not None:
-        raise ValueError(f"revision: found {revision!r} with the folder {text}, expected it with a Hub id only")
