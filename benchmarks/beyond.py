@@ -36,26 +36,43 @@ from jepakit.datamodules.recording import load_class
 from jepakit.datamodules.tasks import TaskConfig, environment_factory, tasks_of
 from jepakit.envs.base import GoalEnv
 from jepakit.envs.tworoom import WALL_X, TwoRoom, TwoRoomExpert
-from jepakit.planning import MPCPolicy, Policy, RandomPolicy, Scripted
-from jepakit.planning.evaluation import EvaluationConfig, Manifest, Task, evaluate, mcnemar_test
+from jepakit.planning import Policy, RandomPolicy, Scripted
+from jepakit.planning.evaluation import EvaluationConfig, Manifest, evaluate, mcnemar_test, measure_latency
 from jepakit.planning.evaluation.files import write_json
 from jepakit.planning.evaluation.loop import assign
 from jepakit.planning.evaluation.manifest import draw_tasks
 from jepakit.planning.policies import StateController
 
+Costs = dict[str, dict[str, float]]  # by planner
 DEAR = (REFERENCE, "gradient 8×20")
 DRAWN = {"tworoom": ("drawn", "moved")}  # goals away from the demonstrations, where they can be reached in time
 DOOR_Y = 150.0  # of the moved door; the models know one at 49
 
 
-def flops(policy: MPCPolicy, environment: GoalEnv, task: Task) -> float:
-    """Floating-point operations of the matrix products of one decision."""
-    state, goal = np.asarray(task.state), np.asarray(task.goal_state)
-    environment.reset(seed=0, options={"state": state, "goal": goal})
-    decide = policy.rehearsal(environment, assign(environment, state, goal, np.random.default_rng(0)))
-    with FlopCounterMode(display=False) as counter:
-        decide()
-    return float(counter.get_total_flops())
+def costs(
+    planners: Planners, data: EpisodeDataModule, environment: str, offset: int, options: argparse.Namespace
+) -> Costs:
+    """Milliseconds and operations of one decision, by planner; measured together, once, on a machine best left alone.
+
+    Operations are those of matrix products. Delete the file to measure again.
+    """
+    file: Path = options.runs / environment / f"costs-{offset}.json"
+    if not file.is_file():
+        print(f"{file}", flush=True)
+        task = tasks_of(data, TaskConfig(count=1, offset=offset)).tasks[0]
+        state, goal = np.asarray(task.state), np.asarray(task.goal_state)
+        world = environment_factory(data)()
+        world.reset(seed=0, options={"state": state, "goal": goal})
+        found = {}
+        for name, policy in planners.make(offset).items():
+            decide = policy.rehearsal(world, assign(world, state, goal, np.random.default_rng(0)))
+            timed = measure_latency(decide, repeats=3 if options.quick or name in DEAR else 20, warmup=1)
+            with FlopCounterMode(display=False) as counter:
+                decide()
+            found[name] = {**dataclasses.asdict(timed), "flops": counter.get_total_flops()}
+        write_json(file, found)
+    known: Costs = json.loads(file.read_text())
+    return known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +105,7 @@ class Case:
             **planners.make(self.offset),
             "scripted": Scripted(expert),
         }
-        config = EvaluationConfig(latency_repeats=3 if options.quick else 20)
+        config = EvaluationConfig(latency_repeats=0)  # see costs
         for dear in DEAR if options.quick or self.split == "val" else ():
             del policies[dear]
         found = {}
@@ -96,11 +113,7 @@ class Case:
             file = self.folder(options.runs) / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
             if not file.is_file():
                 print(f"{file}", flush=True)
-                result = evaluate({name: policy}, make_environment, tasks, config).plain()
-                counted = None
-                if isinstance(policy, MPCPolicy):
-                    counted = flops(policy, make_environment(), tasks.tasks[0])
-                write_json(file, {**result, "flops": counted})
+                write_json(file, evaluate({name: policy}, make_environment, tasks, config).plain())
             found[name] = json.loads(file.read_text())
         return found
 
@@ -139,7 +152,7 @@ def _moved_door(
     return make_environment, tasks, functools.partial(TwoRoomExpert, door_y=DOOR_Y)
 
 
-def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> list[str]:
+def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]], cost: Costs) -> list[str]:
     """Markdown rows: the tasks of all seeds together, paired with the reference where it was run.
 
     ``chosen`` are the same planners' results on validation tasks.
@@ -149,9 +162,8 @@ def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> list[s
         "|---|---|---|---|---|---|---|---|---|",
     ]
     rates = {name: _rate(chosen, name) for name in chosen[0]} if chosen else {}
-    speed = {name: _speed(results, name) for name in results[0]}
-    contest = [name for name in rates if speed[name] is not None]
-    best = min(contest, key=lambda name: (-rates[name], speed[name])) if contest else None
+    contest = [name for name in rates if name in cost]
+    best = min(contest, key=lambda name: (-rates[name], cost[name]["p50"])) if contest else None
     for name in results[0]:
         found = [result[name]["policies"][name] for result in results]
         outcomes = [outcome for policy in found for outcome in policy["outcomes"]]
@@ -161,7 +173,6 @@ def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> list[s
             theirs = [o["success"] for r in results for o in r[REFERENCE]["policies"][REFERENCE]["outcomes"]]
             paired = f"{mcnemar_test(solved, theirs):.2g}"
         jerk = [outcome["jerk"] for outcome in outcomes if outcome["jerk"] is not None]
-        work = results[0][name]["flops"]
         cells = [
             f"**{name}**" if name == best else name,
             f"{100 * np.mean(solved):.0f} %",
@@ -169,8 +180,8 @@ def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> list[s
             ", ".join(f"{100 * policy['rate']:.0f}" for policy in found),
             f"{100 * rates[name]:.0f} %" if name in rates else "–",
             paired,
-            "–" if speed[name] is None else f"{speed[name]:.3g}",
-            "–" if work is None else f"{work / 1e6:.3g}",
+            f"{cost[name]['p50']:.3g}" if name in cost else "–",
+            f"{cost[name]['flops'] / 1e6:.4g}" if name in cost else "–",
             f"{np.mean(jerk):.2g}" if jerk else "–",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -179,12 +190,6 @@ def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> list[s
 
 def _rate(results: list[dict[str, Any]], name: str) -> float:
     return float(np.mean([result[name]["policies"][name]["rate"] for result in results]))
-
-
-def _speed(results: list[dict[str, Any]], name: str) -> float | None:
-    """Median milliseconds of a decision."""
-    times = [result[name]["policies"][name]["latency_ms"] for result in results]
-    return float(np.median([time["p50"] for time in times])) if all(times) else None
 
 
 _PAGE = """# Beyond search
@@ -202,13 +207,19 @@ matrix products. Jerk is the mean norm of the raw actions' second difference.
 {tables}"""
 
 
-def page(results: dict[Case, list[dict[str, Any]]], options: argparse.Namespace) -> str:
+def page(
+    results: dict[Case, list[dict[str, Any]]], known: dict[tuple[str, int], Costs], options: argparse.Namespace
+) -> str:
     """Write the page from what is there; cases are keyed by their first seed."""
     sections = []
     for case, found in results.items():
         if case.split == "test":
             chosen = results.get(dataclasses.replace(case, split="val"), [])
-            sections += [f"## {case.title}, {len(found)} seed{'s' * (len(found) > 1)}", "", *table(found, chosen)]
+            sections += [
+                f"## {case.title}, {len(found)} seed{'s' * (len(found) > 1)}",
+                "",
+                *table(found, chosen, known[case.environment, case.offset]),
+            ]
     return _PAGE.format(
         arguments=" ".join(sys.argv[1:]),
         tasks=options.tasks,
@@ -238,6 +249,7 @@ def main() -> None:
     options.runs, options.compare = options.runs.resolve(), options.compare.resolve()
     keep_freed_memory()
     results: dict[Case, list[dict[str, Any]]] = {}
+    known: dict[tuple[str, int], Costs] = {}
     rows = []
     for seed, environment in itertools.product(options.seeds, options.environments):
         trained = trainings(environment, seed, options)
@@ -249,11 +261,13 @@ def main() -> None:
             cases += [Case(environment=environment, seed=seed, offset=50, goals=goals) for goals in DRAWN[environment]]
         for case in itertools.chain.from_iterable((dataclasses.replace(c, split="val"), c) for c in cases):
             data = load_data(environment, *([] if case.offset <= 50 else LONG_EPISODES))
+            if (environment, case.offset) not in known:
+                known[environment, case.offset] = costs(planners, data, environment, case.offset, options)
             found = case.execute(planners, data, options)
             results.setdefault(dataclasses.replace(case, seed=options.seeds[0]), []).append(found)
             rows += [{**dataclasses.asdict(case), "planner": name, **result} for name, result in found.items()]
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(page(results, options))
+            options.out.write_text(page(results, known, options))
     print(options.out.read_text())
     Benchmark("beyond", options, rows).finish()
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jepakit.callbacks.latent_map import LatentMap as LatentMap
     from jepakit.callbacks.object_discovery import ObjectDiscovery as ObjectDiscovery
     from jepakit.callbacks.probe import Probe as Probe
+    from jepakit.callbacks.publish import Publish as Publish
     from jepakit.callbacks.run_estimate import RunEstimate as RunEstimate
 
 __getattr__, __dir__ = lazy(
@@ -24,6 +25,7 @@ __getattr__, __dir__ = lazy(
         "latent_map": ("LatentMap",),
         "object_discovery": ("ObjectDiscovery",),
         "probe": ("Probe",),
+        "publish": ("Publish",),
         "run_estimate": ("RunEstimate",),
     },
 )

@@ -62,6 +62,12 @@ def client(hub, tmp_path):
 
 
 @pytest.fixture
+def lewm():
+    """The sizes of a tiny LeWM."""
+    return LEWM
+
+
+@pytest.fixture
 def weights(tmp_path):
     torch.manual_seed(0)
     return save_pretrained(LeWMModel(LEWM), tmp_path / "run" / "weights")

@@ -200,6 +200,52 @@ def test_a_robot_fetches_the_bundle_alone(hub, client, weights, tmp_path):
     assert not [name for name in hub.repositories[NAME].commits[-1][1] if name.startswith("bundle/")]
 
 
+FIT = """
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from jepakit.callbacks import Publish
+from jepakit.datamodules import TwoRoom
+from jepakit.datamodules.base import Generate
+from jepakit.zoo import LeWM
+from jepakit.zoo.files import fingerprint
+
+class Spoil(L.Callback):  # after the first epoch, which is therefore the best
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch:
+            module.model.predictor.requires_grad_(False)
+            for parameter in module.model.predictor.parameters():
+                parameter.add_(10.0)
+
+    def on_validation_epoch_end(self, trainer, module):
+        if not trainer.sanity_checking and trainer.current_epoch == 0:
+            self.best = fingerprint(module.model)
+
+L.seed_everything(0)
+spoil = Spoil()
+folder = {folder!r}
+data = TwoRoom(generate=Generate(root=folder + "/data", episodes=12, steps=30, workers=1), image_size=16, batch_size=4)
+trainer = L.Trainer(
+    max_epochs=2, limit_train_batches=2, limit_val_batches=1, default_root_dir=folder, logger=False,
+    accelerator="cpu", enable_progress_bar=False,
+    callbacks=[spoil, Publish("org/lewm-test"), ModelCheckpoint(folder + "/best", monitor="val/loss")],
+)
+trainer.fit(LeWM({{**{lewm!r}, "frame_skip": 5, "history": 3, "directions": 8}}), datamodule=data)
+print("json: " + json.dumps(spoil.best))
+"""
+
+
+def test_the_best_checkpoint_of_a_run_is_published(hub, client, lewm, tmp_path):
+    code = FIT.format(folder=str(tmp_path), lewm=lewm)
+    best, found = client(code, loaded())
+    assert found == best
+    assert hub.repositories[NAME].private
+    hub.repositories.clear()  # or there would be nothing to send
+    hub.faults["commit"] = 100
+    message = client(code, fails=True)
+    assert "org/lewm-test was not published" in message
+    assert f"lightning publish --weights {tmp_path / 'published'}" in message
+
+
 def test_a_dry_run_sends_nothing(weights, tmp_path):
     (weights.parent / "evaluation").mkdir()
     evaluation = {

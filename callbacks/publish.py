@@ -1,0 +1,55 @@
+"""Publish a run's best weights when training ends."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from jepakit.zoo.module import TrainingModule
+from jepakit.zoo.publish import publish
+from jepakit.zoo.weights import save_pretrained
+
+
+class Publish(L.Callback):
+    """After a fit, send the best checkpoint's weights to the Hub's ``repository`` (org/name), in one commit.
+
+    The best is what a ``ModelCheckpoint`` with a ``monitor`` says; without one, the final weights are sent. They lie in
+    ``published`` in the run's folder; what is beside it, ``evaluation`` and ``probes``, goes into the card. A commit
+    that fails leaves them there, and says so.
+    """
+
+    def __init__(
+        self, repository: str, private: bool = True, revision: str | None = None, licence: str = "apache-2.0"
+    ) -> None:
+        self.repository = repository
+        self.private = private
+        self.revision = revision
+        self.licence = licence
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save and send."""
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
+        assert isinstance(pl_module, TrainingModule)
+        model = copy.deepcopy(pl_module.model).cpu().eval()
+        checkpoint = trainer.checkpoint_callback
+        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor and checkpoint.best_model_path:
+            content = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
+            prefix = "model."
+            state = content["state_dict"].items()
+            model.load_state_dict(
+                {name.removeprefix(prefix): value for name, value in state if name.startswith(prefix)}
+            )
+        folder = save_pretrained(model, Path(trainer.log_dir or trainer.default_root_dir) / "published")
+        try:
+            found = publish(folder, self.repository, private=self.private, revision=self.revision, licence=self.licence)
+        except Exception as error:
+            raise RuntimeError(
+                f"Publish: {self.repository} was not published ({error}); the weights are in {folder}: "
+                f"lightning publish --weights {folder} --repo {self.repository}"
+            ) from error
+        print(f"published {found.url}")
