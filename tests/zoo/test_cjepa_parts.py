@@ -6,9 +6,10 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from jepakit.zoo.cjepa.masking import draw_hidden, draw_history, step_generator
+from jepakit.zoo.cjepa.masking import draw_hidden, draw_history
 from jepakit.zoo.cjepa.matching import SlotMatcher
 from jepakit.zoo.cjepa.oracle import OracleEncoder
+from jepakit.zoo.trainable import step_generator
 
 
 def draw(step=0, windows=400, slots=4, count=(0, 2), per="sample", seed=0):
