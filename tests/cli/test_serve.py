@@ -1,5 +1,6 @@
 """The real program, in a process of its own, where neither PyTorch nor a simulator can be imported."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -46,11 +47,22 @@ def bundle(exact, tmp_path_factory):
     return exact.write_bundle(tmp_path_factory.mktemp("bundles") / "exact").folder
 
 
+@contextlib.contextmanager
 def launch(bundle, *options):
+    """Start a server that can be interrupted, even where a script in the background has the tests ignore that."""
     command = [sys.executable, "-c", CODE, "serve-planner", bundle, "--rate", "2", "--stop-action", "0,0", *options]
-    return subprocess.Popen(
-        list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    with subprocess.Popen(
+        list(map(str, command)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()  # or leaving would wait for it
+            raise
 
 
 def send(world, kind, requests, answers, **fields):
