@@ -1,6 +1,6 @@
-"""Does the model rank action plans as the world does? What predicts success in planning better than the loss does.
+"""Tells whether a model ranks action plans as the world does, and whether it listens to actions.
 
-Shape letters: M tasks, S candidates, P frames, H history frames, K horizon in blocks, N latent tokens per frame, D
+Shape letters: M tasks, S candidates, P frames, K horizon in blocks, N latent tokens per frame, D
 latent width, A action-block width.
 """
 

@@ -13,15 +13,17 @@ import lightning as L
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.planning.evaluation.files import write_json
 from jepakit.zoo.base import WorldModel
+from jepakit.zoo.files import fingerprint
 from jepakit.zoo.module import WorldModelModule
 
 
 class Probe(L.Callback):
     """Measures after every ``every_n_epochs`` epochs (0: only at the end) and at the end of a fit.
 
-    Numbers go to the run's loggers as ``probe/NAME/…`` and into ``probes/NAME.json`` in its folder, pictures beside
-    that file. ``lightning probe`` does the same on saved weights. The model is in evaluation mode meanwhile; neither
-    its weights nor its gradients are touched. Only the first process measures.
+    Numbers go to the run's loggers as ``probe/NAME/…`` and into ``probes/NAME.json`` in its folder, with the
+    fingerprint of the weights, pictures beside that file. ``lightning probe`` does the same on saved weights. The
+    model is in evaluation mode meanwhile; neither its weights nor its gradients are touched. Only the first process
+    measures.
     """
 
     name: ClassVar[str]
@@ -64,7 +66,7 @@ class Probe(L.Callback):
         earlier = json.loads(file.read_text())["measured"] if file.is_file() else []
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
         kept = [entry for entry in earlier if entry["step"] < step]
-        write_json(file, {"measured": [*kept, {"step": step, "values": plain}]})
+        write_json(file, {"measured": [*kept, {"step": step, "weights": fingerprint(model), "values": plain}]})
         return values
 
     def _probe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -50,6 +50,6 @@ class Publish(L.Callback):
         except Exception as error:
             raise RuntimeError(
                 f"Publish: {self.repository} was not published ({error}); the weights are in {folder}: "
-                f"lightning publish --weights {folder} --repo {self.repository}"
+                f"lightning publish -c … --weights {folder} --repo {self.repository}"
             ) from error
         print(f"published {found.url}")

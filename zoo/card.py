@@ -19,9 +19,8 @@ PAPERS = {
     "vjepa": "V-JEPA, arXiv 2404.08471, and V-JEPA 2, arXiv 2506.09985",
 }
 _LIMITS = (
-    "Trained and judged in simulation, on data of one environment; nothing is known about other cameras, objects or "
-    "robots. Success is about goals like those of its data. It imagines wrongly now and then, and a planner looks for "
-    "such places: keep an independent stop on anything that moves."
+    "What is said above is about the data and tasks named there; nothing is known about other cameras, objects, robots "
+    "or goals. Keep an independent stop on anything that moves."
 )
 
 
@@ -76,9 +75,10 @@ def model_card(
     return str(content)
 
 
-def last_probes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the latest figures of every probe that wrote into ``folder``; none if there is no such folder."""
-    return {file.stem: read_json(file)["measured"][-1]["values"] for file in sorted(folder.glob("*.json"))}
+def last_probes(folder: Path, weights: str) -> dict[str, dict[str, Any]]:
+    """Return the latest figures of every probe in ``folder`` that measured the weights of this fingerprint."""
+    latest = {file.stem: read_json(file)["measured"][-1] for file in sorted(folder.glob("*.json"))}
+    return {name: entry["values"] for name, entry in latest.items() if entry.get("weights") == weights}
 
 
 def _results(evaluation: Mapping[str, Any], family: str) -> list[Any]:

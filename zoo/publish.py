@@ -6,10 +6,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jepakit.hub import BUNDLE_FOLDER
+from jepakit.planning.evaluation.files import write_json
 from jepakit.zoo.card import last_probes, model_card
-from jepakit.zoo.files import read_json
+from jepakit.zoo.files import fingerprint, read_json
 from jepakit.zoo.weights import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, build_model, read_checkpoint
 
 EVALUATION_FILE = "evaluation.json"
@@ -38,35 +40,38 @@ def publish(
     """Publish the weights in a folder as ``repository`` (org/name), which is made if it is not there.
 
     With them go their card and, if there are any, the training's record, the ``evaluation`` and ``probes`` beside the
-    folder, and an exported ``bundle``. All files appear in one commit or not at all, and without a change there is no
-    commit. ``revision`` is a branch, made if needed. With ``dry_run``, a folder that must not exist, everything is
-    written there and nothing is sent.
+    folder if these very weights were measured, and an exported ``bundle``. All files appear in one commit or not at
+    all, and without a change there is no commit. ``revision`` is a branch, made if needed. With ``dry_run``, a folder
+    that must not exist, everything is written there and nothing is sent.
 
     Raises ``ValueError`` for weights that do not load, and huggingface_hub's own errors where the Hub refuses.
     """
     folder = Path(weights).expanduser()
     checkpoint = read_checkpoint(folder)
-    build_model(checkpoint)  # what does not load here must not be published
+    mine = fingerprint(build_model(checkpoint))  # what does not load here must not be published
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary) / "repository"
         staged.mkdir()
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copyfile(folder / name, staged / name)
-        facts = {}
-        for key, file in (
-            ("training", folder / TRAINING_FILE),
-            ("evaluation", folder.parent / "evaluation" / EVALUATION_FILE),
-        ):
-            facts[key] = read_json(file) if file.is_file() else None
-            if file.is_file():
-                shutil.copyfile(file, staged / file.name)
+        facts = {
+            "training": _read(folder / TRAINING_FILE),
+            "evaluation": _read(folder.parent / "evaluation" / EVALUATION_FILE),
+        }
+        evaluation = facts["evaluation"]
+        if evaluation is not None and evaluation["settings"].get("fingerprint") != mine:
+            facts["evaluation"] = None
+        for key, name in (("training", TRAINING_FILE), ("evaluation", EVALUATION_FILE)):
+            content = facts[key]
+            if content is not None:
+                write_json(staged / name, content)
         if bundle is not None:
             shutil.copytree(bundle, staged / BUNDLE_FOLDER)
         card = model_card(
             checkpoint,
             repository=repository,
             licence=licence,
-            probes=last_probes(folder.parent / "probes"),
+            probes=last_probes(folder.parent / "probes", mine),
             bundle=bundle is not None,
             **facts,
         )
@@ -82,6 +87,10 @@ def publish(
         return Publication(
             repository=repository, files=files, url=_send(staged, repository, private=private, revision=revision)
         )
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    return read_json(file) if file.is_file() else None
 
 
 def _send(staged: Path, repository: str, *, private: bool, revision: str | None) -> str:

@@ -9,6 +9,8 @@ import yaml
 from jepakit import cli
 from jepakit.export import Bundle
 from jepakit.export.runtime import open_backend
+from jepakit.zoo import load_model
+from jepakit.zoo.files import fingerprint
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
@@ -57,6 +59,7 @@ def test_a_controller_is_evaluated_with_its_world_model(mini_config, trained, tm
     result = json.loads((tmp_path / "evaluation.json").read_text())
     settings = result["policies"]["lewm"]["settings"]
     assert settings["solver"] == {"name": "controller"}
+    assert result["settings"]["fingerprint"] == fingerprint(load_model(trained["world"]))
     assert settings["proposals"] == {"offset": 25, "least_offset": 5}
     assert any(outcome["jerk"] for outcome in result["policies"]["random"]["outcomes"])
 
@@ -92,6 +95,7 @@ def test_a_world_model_is_probed(mini_config, trained, tmp_path, capsys):
     assert cli.main([*probe, "--trainer.callbacks+=jepakit.callbacks.FidelityProbe", *small]) == 0
     (entry,) = json.loads((tmp_path / "fidelity.json").read_text())["measured"]
     assert entry["step"] == 0
+    assert entry["weights"] == fingerprint(load_model(trained["world"]))
     assert entry["values"]["shuffle_gap"] > 0
     assert (tmp_path / "fidelity.png").is_file()
 

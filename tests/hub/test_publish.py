@@ -243,12 +243,14 @@ def test_the_best_checkpoint_of_a_run_is_published(hub, client, lewm, tmp_path):
     hub.faults["commit"] = 100
     message = client(code, fails=True)
     assert "org/lewm-test was not published" in message
-    assert f"lightning publish --weights {tmp_path / 'published'}" in message
+    assert f"lightning publish -c … --weights {tmp_path / 'published'}" in message
 
 
 def test_a_dry_run_sends_nothing(weights, tmp_path):
     (weights.parent / "evaluation").mkdir()
+    mine = fingerprint(load_model(weights))
     evaluation = {
+        "settings": {"fingerprint": mine},
         "environment": "TwoRoom",
         "tasks": {"sha256": "ab" * 32, "split": "test", "offset": 25, "count": 50},
         "budget": 50,
@@ -260,7 +262,7 @@ def test_a_dry_run_sends_nothing(weights, tmp_path):
     }
     (weights.parent / "evaluation" / "evaluation.json").write_text(json.dumps(evaluation))
     (weights.parent / "probes").mkdir()
-    measured = {"measured": [{"step": 9, "values": {"shuffle_gap": 83.04, "ranking_random": None}}]}
+    measured = {"measured": [{"step": 9, "weights": mine, "values": {"shuffle_gap": 83.04, "ranking_random": None}}]}
     (weights.parent / "probes" / "fidelity.json").write_text(json.dumps(measured))
     found = publish(weights, NAME, dry_run=tmp_path / "dry")
     assert found.url is None
@@ -273,6 +275,18 @@ def test_a_dry_run_sends_nothing(weights, tmp_path):
     assert "Not recorded" in card
     with pytest.raises(FileExistsError):
         publish(weights, NAME, dry_run=tmp_path / "dry")
+
+
+def test_what_was_measured_on_other_weights_is_left_out(weights, tmp_path):
+    other = {"measured": [{"step": 9, "weights": "other", "values": {"shuffle_gap": 83.04}}]}
+    for name, content in (("evaluation", {"settings": {"fingerprint": "other"}}), ("probes", other)):
+        (weights.parent / name).mkdir()
+        (weights.parent / name / f"{name}.json").write_text(json.dumps(content))
+    found = publish(weights, NAME, dry_run=tmp_path / "dry")
+    assert "evaluation.json" not in found.files
+    card = (tmp_path / "dry" / "README.md").read_text()
+    assert "Not evaluated." in card
+    assert "shuffle_gap" not in card
 
 
 def test_what_does_not_load_is_not_published(weights, tmp_path):

@@ -28,6 +28,7 @@ from jepakit.planning.evaluation.protocol import EvaluationConfig
 from jepakit.planning.evaluation.provenance import commit, machine, versions
 from jepakit.planning.evaluation.report import Evaluation
 from jepakit.zoo import from_pretrained
+from jepakit.zoo.files import fingerprint
 from jepakit.zoo.module import TrainingModule
 from jepakit.zoo.publish import Publication, publish
 from jepakit.zoo.weights import TRAINING_FILE, load_model
@@ -63,13 +64,14 @@ class Trainer(L.Trainer):
         datamodule.prepare_data()
         datamodule.setup("test")
         settings = self.evaluation_settings
+        world = from_pretrained(weights).model
         result = evaluate_model(
-            from_pretrained(weights).model,
+            world,
             datamodule,
             planner=settings.planner,
             tasks=settings.tasks,
             evaluation=settings.evaluation,
-            settings={"weights": weights},
+            settings={"weights": weights, "fingerprint": fingerprint(world)},
         )
         Console().print(result.rich_table())
         folder = Path(out) if out else Path(weights).parent / "evaluation"
