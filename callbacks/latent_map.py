@@ -1,4 +1,4 @@
-"""A picture of the latent space: its two main directions, coloured by what the simulator knows."""
+"""A picture of the latent space: its two main directions, coloured by what is known of the frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ Array = NDArray[np.float64]
 class LatentMap(L.Callback):
     """After training, plot the first two principal components of validation latents, one panel per state entry.
 
-    Entries that are constant say nothing; of the others the first ``max_panels`` are drawn. Writes
+    Data without ``state`` have panels for ``proprio``, or else one for the frame's place in its window. Entries that
+    are constant say nothing; of the others the first ``max_panels`` are drawn. Writes
     ``pictures/latent_map.png`` into the run's folder. The model is only asked to ``encode``.
     """
 
@@ -31,16 +32,18 @@ class LatentMap(L.Callback):
         loaders = trainer.val_dataloaders
         if not trainer.is_global_zero or not isinstance(pl_module, WorldModelModule) or loaders is None:
             return
-        latents, states = [], []
+        latents, known, windows = [], [], 0
         for batch in loaders:
             latents.append(_encode(pl_module.model, batch))
-            states.append(batch["state"].flatten(0, 1).numpy())
-            if sum(map(len, states)) >= self.max_windows * batch["state"].shape[1]:
+            column, quantities = _quantities(batch)
+            known.append(quantities.flatten(0, 1).numpy())
+            windows += len(quantities)
+            if windows >= self.max_windows:
                 break
-        names = _state_names(trainer, states[0].shape[1])
+        names = _names(trainer, column, known[0].shape[1])
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
-        entries = np.concatenate(states)
+        entries = np.concatenate(known)
         shown = np.flatnonzero(np.ptp(entries, axis=0))[: self.max_panels]
         draw_map(
             np.concatenate(latents), entries[:, shown], [names[index] for index in shown], folder / "latent_map.png"
@@ -81,6 +84,17 @@ def _encode(model: WorldModel, batch: dict[str, torch.Tensor]) -> Array:
     return latents.flatten(0, 1).flatten(1).double().cpu().numpy()
 
 
-def _state_names(trainer: L.Trainer, count: int) -> list[str]:
+def _quantities(batch: dict[str, torch.Tensor]) -> tuple[str, torch.Tensor]:
+    """What is known of every frame, (B, T, P), and where it is from."""
+    for column in ("state", "proprio"):
+        if column in batch:
+            return column, batch[column]
+    windows, frames = batch["pixels"].shape[:2]
+    return "frame", torch.arange(frames).expand(windows, frames).unsqueeze(2)
+
+
+def _names(trainer: L.Trainer, column: str, count: int) -> list[str]:
     names = getattr(getattr(trainer, "datamodule", None), "state_names", None)
-    return list(names) if names else [f"state {index}" for index in range(count)]
+    if column == "state" and names:
+        return list(names)
+    return [f"{column} {index}" for index in range(count)] if count > 1 else [column]

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -101,6 +102,20 @@ class TrainingModule(L.LightningModule):
         if wrong:
             raise ValueError(f"data and model disagree: {'; '.join(wrong)}; change the config of one of the two")
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with this module's settings where they differ from the checkpoint's, and say so."""
+        before, now = (_flat(settings) for settings in (checkpoint.get("hyper_parameters", {}), self.hparams))
+        changed = [f"{key} {before[key]} is now {now[key]}" for key in before if now.get(key) != before[key]]
+        if changed:
+            rank_zero_warn(f"the checkpoint was trained with other settings: {'; '.join(changed)}")
+        config = self.optimizer_config
+        for state in checkpoint.get("optimizer_states", []):
+            for group in state["param_groups"]:
+                group["lr"] *= config.lr / group["initial_lr"]
+                group.update(initial_lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        for state in checkpoint.get("lr_schedulers", []):
+            state["base_lrs"] = [config.lr for _ in state["base_lrs"]]
+
     def on_fit_start(self) -> None:
         """Train in train mode, also what ``from_pretrained`` gave in eval mode."""
         self.train()
@@ -164,6 +179,17 @@ class TrainingModule(L.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by dotted name; lists as tuples, because reading them back makes the one of the other."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}.{inner}": found for inner, found in _flat(value).items()})
+        else:
+            flat[key] = tuple(value) if isinstance(value, list) else value
+    return flat
 
 
 class WorldModelModule(TrainingModule):

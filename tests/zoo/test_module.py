@@ -206,6 +206,24 @@ def test_resuming_equals_never_stopping(small, data, tmp_path):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+def test_a_resumed_training_has_the_settings_given_now(small, data, tmp_path):
+    first = LeWM(config={**small, "encoder": "cnn"}, optimizer={"lr": 1e-2, "warmup_fraction": 0.0})
+    stopped = trainer(tmp_path, callbacks=[StopAfter(1)])
+    stopped.fit(first, data)
+    stopped.save_checkpoint(tmp_path / "half.ckpt")
+    other = {"lr": 2e-3, "weight_decay": 0.3, "warmup_fraction": 0.0}
+    resumed = LeWM(config={**small, "encoder": "cnn", "lambda_": 0.5}, optimizer=other)
+    recorder = Recorder()
+    second = trainer(tmp_path, [recorder])
+    with pytest.warns(UserWarning, match=r"config\.lambda_ 0\.09 is now 0\.5; optimizer\.lr 0\.01 is now 0\.002"):
+        second.fit(resumed, data, ckpt_path=tmp_path / "half.ckpt")
+    steps = stopped.global_step
+    total = second.global_step
+    expected = [0.5 * (1 + math.cos(math.pi * step / total)) for step in range(steps, total)]
+    assert recorder.rates == pytest.approx([2e-3 * factor for factor in expected])
+    assert second.optimizers[0].param_groups[0]["weight_decay"] == 0.3
+
+
 class StopAfter(L.Callback):
     def __init__(self, epochs):
         self.epochs = epochs

@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import set_parsing_settings
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
@@ -229,6 +229,12 @@ class App(LightningCLI):
         parser.add_class_arguments(TaskConfig, "tasks")
         parser.add_class_arguments(EvaluationConfig, "evaluation")
 
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as it was given; Lightning would put a checkpoint's settings in its place.
+
+        ``TrainingModule.on_load_checkpoint`` says where the two differ.
+        """
+
     def before_evaluate(self) -> None:
         """Hand the settings of the configuration to the trainer."""
         self._hand_over("evaluate")
@@ -248,8 +254,13 @@ class App(LightningCLI):
             planner=config["planner"], tasks=config["tasks"], evaluation=config["evaluation"]
         )
 
-    def after_fit(self) -> None:
-        """Save the trained weights beside the checkpoints."""
+    def before_fit(self) -> None:
+        """Save the weights as soon as training ends, before any callback that looks at them could fail."""
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.insert(0, LambdaCallback(on_fit_end=lambda *_: self._save()))
+
+    def _save(self) -> None:
+        """Write the trained weights beside the checkpoints."""
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "weights"
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
             self.model.save_pretrained(folder)
