@@ -7,26 +7,37 @@ from typing import TYPE_CHECKING
 from jepakit.lazy import lazy
 
 if TYPE_CHECKING:
+    from jepakit.callbacks.collapse import CollapseMonitor as CollapseMonitor
     from jepakit.callbacks.decoder import DecoderProbe as DecoderProbe
     from jepakit.callbacks.feature_cache import FeatureCache as FeatureCache
     from jepakit.callbacks.fidelity import FidelityProbe as FidelityProbe
     from jepakit.callbacks.latent_map import LatentMap as LatentMap
     from jepakit.callbacks.object_discovery import ObjectDiscovery as ObjectDiscovery
+    from jepakit.callbacks.open_loop import OpenLoopError as OpenLoopError
     from jepakit.callbacks.probe import Probe as Probe
     from jepakit.callbacks.publish import Publish as Publish
+    from jepakit.callbacks.quantities import LinearProbe as LinearProbe
+    from jepakit.callbacks.quantities import MLPProbe as MLPProbe
     from jepakit.callbacks.run_estimate import RunEstimate as RunEstimate
+    from jepakit.callbacks.straightness import StraightnessMonitor as StraightnessMonitor
+    from jepakit.callbacks.surprise import SurpriseProbe as SurpriseProbe
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "collapse": ("CollapseMonitor",),
         "decoder": ("DecoderProbe",),
         "feature_cache": ("FeatureCache",),
         "fidelity": ("FidelityProbe",),
         "latent_map": ("LatentMap",),
         "object_discovery": ("ObjectDiscovery",),
+        "open_loop": ("OpenLoopError",),
         "probe": ("Probe",),
         "publish": ("Publish",),
+        "quantities": ("LinearProbe", "MLPProbe"),
         "run_estimate": ("RunEstimate",),
+        "straightness": ("StraightnessMonitor",),
+        "surprise": ("SurpriseProbe",),
     },
 )
 __all__ = __dir__()

@@ -1,7 +1,6 @@
 """Tells whether a model ranks action plans as the world does, and whether it listens to actions.
 
-Shape letters: M tasks, S candidates, P frames, K horizon in blocks, N latent tokens per frame, D
-latent width, A action-block width.
+Shape letters: M tasks, S candidates, K horizon in blocks, A action-block width.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.functional import spearman_corrcoef
 
+from jepakit.callbacks.frames import AT_ONCE, encode_frames
+from jepakit.callbacks.open_loop import OTHERS, OWN, STATIC, distances, draw_errors, open_loop_errors
 from jepakit.callbacks.probe import Probe
 from jepakit.datamodules.base import EpisodeDataModule
-from jepakit.datamodules.tasks import TaskConfig, draw_windows, environment_factory, tasks_of
-from jepakit.datamodules.windows import WindowSpec
+from jepakit.datamodules.tasks import TaskConfig, environment_factory, tasks_of
 from jepakit.envs.base import GoalEnv
 from jepakit.export.runtime.torch_backend import TorchBackend
 from jepakit.planning.cem import CEM, CEMConfig
@@ -30,7 +30,6 @@ from jepakit.zoo.base import WorldModel
 
 Array = NDArray[np.float32]
 
-_AT_ONCE = 32  # frames or windows computed at once
 _SEARCH = CEMConfig(samples=64, iterations=4, elites=8, noise_exponent=2.0)
 
 
@@ -91,20 +90,20 @@ class FidelityProbe(Probe):
 
     def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:
         """See the class; draws ``fidelity.png``."""
-        backend = TorchBackend(model, environments_per_call=_AT_ONCE)
+        backend = TorchBackend(model, environments_per_call=AT_ONCE)
         environment = environment_factory(data)()
         offset = self.horizon * model.config.frame_skip
         tasks = tasks_of(data, TaskConfig(count=self.tasks, offset=offset, split="val", seed=self.seed)).tasks
         banks = self._banks(backend, environment, tasks)
         frames = self._frame_distances(backend, data, environment, tasks)
-        errors = self._open_loop(backend, data)
+        errors = open_loop_errors(backend, data, horizon=self.horizon, windows=self.windows, seed=self.seed)
         draw_fidelity(banks, errors, folder / "fidelity.png")
         last = {name: float(values[-1]) for name, values in errors.items()}
         return {
             **{f"ranking_{name}": bank.ranking() for name, bank in banks.items()},
             "latent_distance": frames.ranking(),
-            "open_loop_over_static": last["own actions"] / last["nothing moves"],
-            "shuffle_gap": last["others' actions"] / last["own actions"],
+            "open_loop_over_static": last[OWN] / last[STATIC],
+            "shuffle_gap": last[OTHERS] / last[OWN],
         }
 
     # -- candidates --------------------------------------------------------------------------------------------------
@@ -144,36 +143,14 @@ class FidelityProbe(Probe):
         for task in tasks:
             rows = source.offsets[task.episode] + chosen
             goal_state = np.asarray(task.goal_state)
-            goal = _encode(backend, environment.picture(goal_state)[None], environment.proprio_of(goal_state)[None])
+            goal = encode_frames(
+                backend, environment.picture(goal_state)[None], environment.proprio_of(goal_state)[None]
+            )
             proprio = source.read("proprio", rows) if backend.spec.proprio else None
-            latents = _encode(backend, source.read("pixels", rows), proprio)
-            cost.append(_judge(backend.model, latents, np.repeat(goal, len(rows), axis=0)))
+            latents = encode_frames(backend, source.read("pixels", rows), proprio)
+            cost.append(distances(backend.model, latents, np.repeat(goal, len(rows), axis=0)))
             true.append([environment.distance(state, goal_state) for state in source.read("state", rows)])
         return Bank(np.stack(cost), np.array(true, np.float32))
-
-    # -- open loop ---------------------------------------------------------------------------------------------------
-    def _open_loop(self, backend: TorchBackend, data: EpisodeDataModule) -> dict[str, Array]:
-        """Return the error (K,) after every block, along three kinds of actions."""
-        spec = backend.spec
-        window = WindowSpec(history=1, predictions=self.horizon, frame_skip=spec.frame_skip)
-        batch = draw_windows(data, window, count=self.windows, seed=self.seed)
-        frames, proprio = batch["pixels"], batch.get("proprio")
-        count, length = frames.shape[:2]
-        flat = None if proprio is None else proprio.reshape(-1, proprio.shape[-1])
-        encoded = _encode(backend, frames.reshape(-1, *frames.shape[2:]), flat)
-        latents = encoded.reshape(count, length, spec.tokens, spec.width)
-        actions, start = batch["action"][:, None, :-1], latents[:, :1]
-        past = np.empty((count, 0, spec.block_width), np.float32)
-        ahead = {
-            "own actions": backend.imagine(start, past, actions)[:, 0],
-            "others' actions": backend.imagine(start, past, np.roll(actions, 1, axis=0))[:, 0],
-            "nothing moves": np.broadcast_to(start, latents[:, 1:].shape).copy(),
-        }
-        errors = {}
-        for name, predicted in ahead.items():
-            steps = [_judge(backend.model, predicted[:, k], latents[:, 1 + k]) for k in range(self.horizon)]
-            errors[name] = np.stack(steps).mean(axis=1)
-        return errors
 
 
 def draw_fidelity(banks: dict[str, Bank], errors: dict[str, Array], file: Path) -> None:
@@ -194,10 +171,7 @@ def draw_fidelity(banks: dict[str, Bank], errors: dict[str, Array], file: Path) 
             axis.set_ylabel("imagined cost")
             axis.legend(fontsize=8)
     axis = figure.add_subplot(1, shown + 1, shown + 1)
-    for name, values in errors.items():
-        axis.plot(np.arange(1, 1 + len(values)), values, marker="o", label=name)
-    axis.set(title="open loop", xlabel="blocks ahead", ylabel="latent error", ylim=(0, None))
-    axis.legend(fontsize=8)
+    draw_errors(axis, errors)
     figure.savefig(file, dpi=110)
 
 
@@ -213,21 +187,6 @@ def _outcome(environment: GoalEnv, start: NDArray[Any], goal: NDArray[Any], plan
     for action in plan.reshape(-1, *environment.action_space.shape):
         environment.advance(action)
     return float(environment.distance(environment.state, goal))
-
-
-def _encode(backend: TorchBackend, frames: NDArray[np.uint8], proprio: NDArray[Any] | None) -> Array:
-    """Latents (P, N, D) of frames (P, h, w, 3), each for itself."""
-    felt = None if proprio is None or not backend.spec.proprio else np.asarray(proprio, np.float32)[:, None]
-    return backend.encode(frames[:, None], felt)[:, 0]
-
-
-def _judge(model: WorldModel, predicted: Array, real: Array) -> Array:
-    """Return the model's own distance (P,) of latents (P, N, D) from others."""
-    device = model.action_mean.device
-    with torch.inference_mode():
-        given, wanted = (torch.from_numpy(part).to(device) for part in (predicted, real))
-        cost: Array = model.goal_cost(given.unsqueeze(1), wanted)[:, 0].float().cpu().numpy()
-    return cost
 
 
 def _spearman(predicted: Array, true: Array) -> float:

@@ -136,6 +136,11 @@ class EpisodeDataModule(L.LightningDataModule):
         """Names of the columns of ``state``, where an environment is known."""
         return None if self.env is None else load_class(self.env).state_names
 
+    @property
+    def angle_names(self) -> frozenset[str]:
+        """Those of ``state_names`` that are angles."""
+        return frozenset() if self.env is None else load_class(self.env).angle_names
+
     def locate(self) -> Path:
         """Where the data set is, or will be once generated."""
         if self.data is not None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.recording import load_class, make_env
+from jepakit.datamodules.splits import Part
 from jepakit.datamodules.windows import WindowDataset, WindowSpec
 from jepakit.envs.base import GoalEnv
 from jepakit.planning.evaluation.manifest import Manifest, draw_tasks
@@ -73,14 +74,16 @@ def tasks_of(data: EpisodeDataModule, config: TaskConfig) -> Manifest:
     )
 
 
-def draw_windows(data: EpisodeDataModule, window: WindowSpec, *, count: int, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Draw ``count`` windows, or all if there are fewer, from the validation episodes: arrays (P, T, ...) by name.
+def draw_windows(
+    data: EpisodeDataModule, window: WindowSpec, *, count: int, seed: int = 0, part: Part = "val"
+) -> dict[str, NDArray[Any]]:
+    """Draw ``count`` windows, or all if there are fewer, from the episodes of ``part``: arrays (P, T, ...) by name.
 
-    Not from the test episodes, because settings are chosen by what is measured on them.
+    Not from the test episodes where settings are chosen by what is measured.
     """
     source, statistics = data.source, data.statistics
     width = source.columns["action"].shape[0]
-    dataset = WindowDataset(source, data.parts["val"], window, last_action=statistics.action_mean[:width])
+    dataset = WindowDataset(source, data.parts[part], window, last_action=statistics.action_mean[:width])
     count = min(count, len(dataset))
     chosen = np.random.default_rng(seed).choice(len(dataset), size=count, replace=False)
     drawn = [dataset[int(index)] for index in chosen]

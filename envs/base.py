@@ -24,6 +24,8 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}  # type: ignore[misc]
     #: Names of the state's entries, in order; probes and reports use them.
     state_names: ClassVar[tuple[str, ...]]
+    #: Those of them that are angles in radians, equal again after a full turn.
+    angle_names: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, *, image_size: int = 224, stop_on_success: bool = True, render_mode: str = "rgb_array") -> None:
         if image_size < 16:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from jepakit.envs.scene import FIELDS, Physics, Table
-from jepakit.envs.scene_env import SceneEnv, state_names
+from jepakit.envs.scene_env import SceneEnv, angle_names, state_names
 from jepakit.envs.scene_picture import GREY
 
 _FEWEST = 4
@@ -26,6 +26,7 @@ class Collisions(SceneEnv):
     slots = 6
     physics = Physics()
     state_names = state_names(slots)
+    angle_names = angle_names(slots)
 
     def sample_table(self, rng: np.random.Generator) -> Table:
         """Draw 4 to 6 objects that do not touch; a quarter of them rest, others move at 20 to 60 units/s."""

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from jepakit.envs.scene import ANGLE, COLOUR, FIELDS, FIXED, PRESENT, SPIN, VX, Physics, Table, X
-from jepakit.envs.scene_env import SceneEnv, state_names
+from jepakit.envs.scene_env import SceneEnv, angle_names, state_names
 from jepakit.envs.scene_picture import GREY
 
 Scene = Literal["ramp", "tower", "drop"]
@@ -32,6 +32,7 @@ class Gravity(SceneEnv):
     slots = 8
     physics = Physics(gravity=120.0, elasticity=0.15, friction=0.4, iterations=30)
     state_names = state_names(slots)
+    angle_names = angle_names(slots)
 
     def sample_table(self, rng: np.random.Generator) -> Table:
         """Draw one of the three scenes, each as often."""

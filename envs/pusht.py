@@ -38,6 +38,7 @@ class PushT(GoalEnv):
     """
 
     state_names = ("agent_x", "agent_y", "block_x", "block_y", "block_angle", "agent_vx", "agent_vy")
+    angle_names = frozenset({"block_angle"})
 
     def __init__(self, *, image_size: int = 224, stop_on_success: bool = True, render_mode: str = "rgb_array") -> None:
         super().__init__(image_size=image_size, stop_on_success=stop_on_success, render_mode=render_mode)

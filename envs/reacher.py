@@ -33,6 +33,7 @@ class Reacher(MujocoEnv):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 25}  # type: ignore[misc]
     state_names = ("shoulder", "wrist", "shoulder_velocity", "wrist_velocity")
+    angle_names = frozenset({"shoulder", "wrist"})
     substeps = ACTION_REPEAT
 
     def __init__(self, *, image_size: int = 224, stop_on_success: bool = True, render_mode: str = "rgb_array") -> None:

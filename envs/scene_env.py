@@ -171,6 +171,11 @@ def state_names(slots: int) -> tuple[str, ...]:
     return tuple(f"{index}_{field}" for index in range(slots) for field in FIELDS)
 
 
+def angle_names(slots: int) -> frozenset[str]:
+    """Those of ``state_names`` that are angles."""
+    return frozenset(name for name in state_names(slots) if name.endswith("_angle"))
+
+
 class OccasionalPushes:
     """Collects data in scenes: half of the episodes are left alone, in the others object 0 is pushed now and then."""
 

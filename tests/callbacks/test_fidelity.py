@@ -1,6 +1,5 @@
 """The fidelity probe on models whose truth is known: one that knows the world, and one that is deaf to actions."""
 
-import dataclasses
 import json
 
 import lightning as L
@@ -9,14 +8,12 @@ import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from lightning.pytorch.loggers import CSVLogger
+from oracle import Deaf, Oracle, prepared
 from PIL import Image
 
 from jepakit.callbacks import FidelityProbe
 from jepakit.callbacks.fidelity import Bank
-from jepakit.datamodules import TwoRoom
-from jepakit.envs.tworoom import SPEED, move
 from jepakit.zoo import LeWM
-from jepakit.zoo.base import WorldModel, WorldModelConfig
 
 torch.set_num_threads(1)
 
@@ -25,55 +22,6 @@ LEWM = {
     **{"image_size": 32, "encoder": "cnn", "cnn_channels": [4, 6], "latent_dim": 8, "projector_hidden": 12},
     **{"predictor_width": 8, "predictor_mlp": 16, "predictor_depth": 1, "directions": 8},
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProprioConfig(WorldModelConfig):
-    proprio_dim: int = 2
-
-
-class Oracle(WorldModel):
-    """Latents are where the agent is; it walks as the environment does."""
-
-    name = "oracle"
-    listens = True
-
-    def __init__(self):
-        super().__init__(ProprioConfig(image_size=32))
-
-    def encode(self, observation):
-        return observation["proprio"].unsqueeze(2)
-
-    def rollout(self, latents, past_actions, candidates):
-        batch, samples, horizon, _ = candidates.shape
-        ahead = latents.new_empty(batch, samples, horizon, 1, 2)
-        for row, sample in np.ndindex(batch, samples):
-            place = tuple(latents[row, -1, 0].tolist())
-            for step, action in enumerate(candidates[row, sample].reshape(-1, 2).clamp(-1, 1).tolist()):
-                if self.listens:
-                    place = move(*place, *(SPEED * part for part in action))
-                ahead[row, sample, step // 5, 0] = torch.tensor(place)
-        return ahead
-
-    def goal_cost(self, predicted, goal):
-        return (predicted - goal.unsqueeze(1)).square().sum(dim=(2, 3))
-
-
-class Deaf(Oracle):
-    name = "deaf"
-    listens = False
-
-
-@pytest.fixture
-def data(tworoom_store):
-    module = TwoRoom(str(tworoom_store), image_size=32, batch_size=4, val_share=0.3, test_share=0.2)
-    module.setup("fit")
-    return module
-
-
-def prepared(model, data):
-    model.set_statistics(data.statistics)
-    return model.eval()
 
 
 def test_a_model_that_knows_the_world(data, tmp_path):

@@ -1,0 +1,58 @@
+"""Models whose truth is known: one that knows the world of Two-Room, and one that is deaf to actions."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from jepakit.envs.tworoom import SPEED, move
+from jepakit.zoo.base import WorldModel, WorldModelConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProprioConfig(WorldModelConfig):
+    proprio_dim: int = 2
+
+
+class Oracle(WorldModel):
+    """Latents are where the agent is; it walks as the environment does."""
+
+    name = "oracle"
+    listens = True
+
+    def __init__(self, config=ProprioConfig(image_size=32)):
+        super().__init__(config)
+
+    def encode(self, observation):
+        return observation["proprio"].unsqueeze(2)
+
+    def predict(self, latents, actions):
+        steps = [
+            self.rollout(latents[:, : k + 1], actions[:, :k], actions[:, None, k : k + 1])[:, 0, 0]
+            for k in range(latents.shape[1])
+        ]
+        return torch.stack(steps, dim=1)
+
+    def rollout(self, latents, past_actions, candidates):
+        batch, samples, horizon, _ = candidates.shape
+        ahead = latents.new_empty(batch, samples, horizon, 1, 2)
+        for row, sample in np.ndindex(batch, samples):
+            place = tuple(latents[row, -1, 0].tolist())
+            for step, action in enumerate(candidates[row, sample].reshape(-1, 2).clamp(-1, 1).tolist()):
+                if self.listens:
+                    place = move(*place, *(SPEED * part for part in action))
+                ahead[row, sample, step // 5, 0] = torch.tensor(place)
+        return ahead
+
+    def goal_cost(self, predicted, goal):
+        return (predicted - goal.unsqueeze(1)).square().sum(dim=(2, 3))
+
+
+class Deaf(Oracle):
+    name = "deaf"
+    listens = False
+
+
+def prepared(model, data):
+    model.set_statistics(data.statistics)
+    return model.eval()
