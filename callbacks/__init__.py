@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jepakit.callbacks.latent_map import LatentMap as LatentMap
     from jepakit.callbacks.object_discovery import ObjectDiscovery as ObjectDiscovery
     from jepakit.callbacks.open_loop import OpenLoopError as OpenLoopError
+    from jepakit.callbacks.planning import PlanningProbe as PlanningProbe
     from jepakit.callbacks.probe import Probe as Probe
     from jepakit.callbacks.publish import Publish as Publish
     from jepakit.callbacks.quantities import LinearProbe as LinearProbe
@@ -32,6 +33,7 @@ __getattr__, __dir__ = lazy(
         "latent_map": ("LatentMap",),
         "object_discovery": ("ObjectDiscovery",),
         "open_loop": ("OpenLoopError",),
+        "planning": ("PlanningProbe",),
         "probe": ("Probe",),
         "publish": ("Publish",),
         "quantities": ("LinearProbe", "MLPProbe"),

@@ -49,7 +49,8 @@ class Probe(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure every ``every_n_epochs`` epochs."""
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._probe(trainer, pl_module)
+            for name, value in self._probe(trainer, pl_module).items():
+                pl_module.log(name, value, logger=False, rank_zero_only=True)  # for callbacks that watch a number
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the final state."""
@@ -69,13 +70,15 @@ class Probe(L.Callback):
         write_json(file, {"measured": [*kept, {"step": step, "weights": fingerprint(model), "values": plain}]})
         return values
 
-    def _probe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _probe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
+        """Measure, log, and return the numbers by their logged names; nothing but on the first process."""
         if not trainer.is_global_zero:
-            return
+            return {}
         assert isinstance(pl_module, WorldModelModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "probes"
         values = self.run(pl_module.model, data, folder, step=trainer.global_step)
+        named = {f"probe/{self.name}/{name}": value for name, value in values.items()}
         for logger in trainer.loggers:
-            named = {f"probe/{self.name}/{name}": value for name, value in values.items()}
             logger.log_metrics(named, step=trainer.global_step)
+        return named

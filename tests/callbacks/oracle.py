@@ -8,6 +8,11 @@ import torch
 from jepakit.envs.tworoom import SPEED, move
 from jepakit.zoo.base import WorldModel, WorldModelConfig
 
+LEWM = {
+    **{"image_size": 32, "encoder": "cnn", "cnn_channels": [4, 6], "latent_dim": 8, "projector_hidden": 12},
+    **{"predictor_width": 8, "predictor_mlp": 16, "predictor_depth": 1, "directions": 8},
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProprioConfig(WorldModelConfig):

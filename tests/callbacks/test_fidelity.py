@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from lightning.pytorch.loggers import CSVLogger
-from oracle import Deaf, Oracle, prepared
+from oracle import LEWM, Deaf, Oracle, prepared
 from PIL import Image
 
 from jepakit.callbacks import FidelityProbe
@@ -18,10 +18,6 @@ from jepakit.zoo import LeWM
 torch.set_num_threads(1)
 
 SMALL = {"tasks": 3, "candidates": 12, "horizon": 2, "windows": 16}
-LEWM = {
-    **{"image_size": 32, "encoder": "cnn", "cnn_channels": [4, 6], "latent_dim": 8, "projector_hidden": 12},
-    **{"predictor_width": 8, "predictor_mlp": 16, "predictor_depth": 1, "directions": 8},
-}
 
 
 def test_a_model_that_knows_the_world(data, tmp_path):

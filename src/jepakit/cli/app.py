@@ -88,7 +88,8 @@ class Trainer(L.Trainer):
             model: replaced by the weights, which know their own configuration.
             datamodule: whose held-out episodes the probes read.
             weights: folder or Hub id of saved weights.
-            out: folder for numbers and pictures; by default ``probes`` beside the weights' folder.
+            out: folder for numbers and pictures; by default ``probes`` beside the weights' folder, where the numbers
+                take the place of those that training found at the same step.
         """
         probes = [callback for callback in self.callbacks if isinstance(callback, Probe)]  # type: ignore[attr-defined]
         if not probes:
@@ -101,7 +102,9 @@ class Trainer(L.Trainer):
         world = load_model(weights)
         check_fit(world, datamodule)
         folder = Path(out) if out else Path(weights).parent / "probes"
-        found = {probe.name: probe.run(world, datamodule, folder, step=0) for probe in probes}
+        record = Path(weights) / TRAINING_FILE
+        step = json.loads(record.read_text())["steps"] if record.is_file() else 0
+        found = {probe.name: probe.run(world, datamodule, folder, step=step) for probe in probes}
         print(json.dumps(found, indent=1))
         print(f"wrote {folder}")
         return found
