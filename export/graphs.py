@@ -29,6 +29,7 @@ from jepakit.export.onnx_files import add_weight
 from jepakit.export.runtime.torch_backend import GoalCost
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.controller.model import ControllerModel
+from jepakit.zoo.layers.cnn import CNNEncoder
 from jepakit.zoo.layers.heads import Projector
 from jepakit.zoo.readout import Readout
 
@@ -99,12 +100,15 @@ def network_of(
 
 
 def prepare(model: WorldModel) -> WorldModel:
-    """Return a copy to export: on the CPU, in evaluation mode, batch norms folded into the linear maps before them."""
+    """Return a copy to export: on the CPU, in evaluation mode, batch norms folded into the maps before them."""
     prepared = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    for module in prepared.modules():
+    for module in list(prepared.modules()):
         if isinstance(module, Projector):
             module.expand = fuse_linear_bn_eval(module.expand, module.norm)
             module.norm = nn.Identity()  # type: ignore[assignment]
+        encoder = getattr(module, "encoder", None)
+        if isinstance(encoder, CNNEncoder):
+            module.encoder = encoder.folded()
     return prepared
 
 

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jepakit.hub import locate
+from jepakit.zoo.files import load_strict
 from jepakit.zoo.frozen import FrozenEncoderConfig
+from jepakit.zoo.layers.cnn import CNNEncoder
 from jepakit.zoo.weights import CONFIG_FILE, WEIGHTS_FILE, read_checkpoint
 
 # Names inside a block, DINOv2's and ViT's; the transformers library has two spellings of some.
@@ -170,10 +172,12 @@ def _read_convolutions(source: str | Path, config: FrozenEncoderConfig) -> dict[
         "cnn_channels": getattr(trained, "cnn_channels", None),
     }
     _compare(checkpoint.source, sizes, config)
-    prefix = "encoder.layers."
-    found = {name: value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
+    prefix = "encoder."
+    found = {name.removeprefix(prefix): value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
+    encoder = CNNEncoder(image_size=config.encoder_size, channels=config.cnn_channels)
+    load_strict(encoder, found, source=checkpoint.source)
     return {
-        **{f"body.layers.{name.removeprefix(prefix)}": value for name, value in found.items()},
+        **{f"body.{name}": value for name, value in encoder.folded().state_dict().items()},
         "body.mean": torch.zeros(config.tokens, config.token_width),  # until ``fit_tokens``
         "body.std": torch.tensor(1.0),
         "body.fitted": torch.tensor(False),

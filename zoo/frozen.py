@@ -138,7 +138,7 @@ class PatchTokens(nn.Module):
 
 
 class ConvolutionalTokens(nn.Module):
-    """The feature map of ``CNNEncoder`` before it is flattened, standardised over the training frames.
+    """The feature map of ``CNNEncoder``, its norms folded, before it is flattened; standardised over training frames.
 
     Each position loses its mean, because nearly all of such a map is the same in every frame, and what moves would
     not count beside it; all are divided by one number.
@@ -150,7 +150,7 @@ class ConvolutionalTokens(nn.Module):
 
     def __init__(self, config: FrozenEncoderConfig) -> None:
         super().__init__()
-        self.layers = CNNEncoder(image_size=config.encoder_size, channels=config.cnn_channels).layers
+        self.layers = CNNEncoder(image_size=config.encoder_size, channels=config.cnn_channels, norms=False).layers
         self.register_buffer("mean", torch.zeros(config.tokens, config.token_width))
         self.register_buffer("std", torch.tensor(1.0))
         self.register_buffer("fitted", torch.tensor(False))

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from jepakit import cli
+from jepakit.datamodules.collect import Collection, collect
 from jepakit.zoo import CJEPAConfig, DINOWMConfig, LeWM, LeWMConfig, PLDMConfig, VJEPAConfig
 
 ROOT = Path(__file__).parent.parent.parent
@@ -20,6 +21,7 @@ RUNNABLE = {
     "lewm nano on Gravity": ["lewm.yaml", "data/gravity.yaml", "size/nano.yaml"],
     "lewm nano on Reacher": ["lewm.yaml", "data/reacher.yaml", "size/nano.yaml"],
     "lewm nano on Cube": ["lewm.yaml", "data/cube.yaml", "size/nano.yaml"],
+    "lewm nano on recordings": ["lewm.yaml", "size/nano.yaml", "data/own.yaml"],
     "pldm": ["pldm.yaml"],
     "pldm nano on Two-Room": ["pldm.yaml", "size/nano.yaml", "data/tworoom.yaml"],
     "pldm nano on Push-T": ["pldm.yaml", "size/nano.yaml", "data/pusht.yaml"],
@@ -68,7 +70,22 @@ def test_it_trains(names, tmp_path, monkeypatch):
         *("--data.generate.workers=1", "--data.batch_size=2", "--data.num_workers=0"),
         *("--trainer.fast_dev_run=true", f"--trainer.logger.init_args.save_dir={tmp_path}"),
     ]
-    assert cli.main(["fit", *files, *small, *both_phases(names), *frozen_weights(names, tmp_path)]) == 0
+    assert (
+        cli.main(["fit", *files, *small, *both_phases(names), *needed_data(names), *frozen_weights(names, tmp_path)])
+        == 0
+    )
+
+
+def needed_data(names):
+    """Recordings for the configuration that has none of its own."""
+    if "data/own.yaml" not in names:
+        return []
+    collection = Collection(
+        env="jepakit.envs.tworoom:TwoRoom",
+        policy="jepakit.envs.tworoom:TwoRoomExplorer",
+        **{"episodes": 6, "steps": 30, "image_size": 64},
+    )
+    return [f"--data.data={collect(collection, Path('recordings'), workers=1)}"]
 
 
 def both_phases(names):

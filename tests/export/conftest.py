@@ -103,7 +103,7 @@ def build(name):
     for module_name, module in model.named_modules():
         if module_name.endswith("modulation"):
             torch.nn.init.normal_(module.weight, std=0.3)
-        if isinstance(module, torch.nn.BatchNorm1d):
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             module.running_mean.normal_(std=0.3)
             module.running_var.uniform_(0.5, 2.0)
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
