@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # What to install; `make test EXTRAS=all-cpu,mujoco,dev` adds Reacher and Cube.
 EXTRAS ?= all-cpu,dev
 comma := ,
+# More options of pytest, such as `make test PYTEST="-n 4"`.
+PYTEST ?=
 READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 
 .PHONY: demo test lint bench compare beyond clean help
@@ -27,7 +29,7 @@ demo: $(READY)
 	$(BIN)/lightning demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from jepakit.callbacks.quantities import LinearProbe as LinearProbe
     from jepakit.callbacks.quantities import MLPProbe as MLPProbe
     from jepakit.callbacks.run_estimate import RunEstimate as RunEstimate
+    from jepakit.callbacks.scenes import CounterfactualProbe as CounterfactualProbe
+    from jepakit.callbacks.scenes import PhysicsProbe as PhysicsProbe
     from jepakit.callbacks.straightness import StraightnessMonitor as StraightnessMonitor
     from jepakit.callbacks.surprise import SurpriseProbe as SurpriseProbe
 
@@ -39,6 +41,7 @@ __getattr__, __dir__ = lazy(
         "quantities": ("LinearProbe", "MLPProbe"),
         "run_estimate": ("RunEstimate",),
         "straightness": ("StraightnessMonitor",),
+        "scenes": ("CounterfactualProbe", "PhysicsProbe"),
         "surprise": ("SurpriseProbe",),
     },
 )

@@ -76,12 +76,8 @@ class FidelityProbe(Probe):
         seed: int = 0,
     ) -> None:
         super().__init__(every_n_epochs)
-        for name, value in (("tasks", tasks), ("horizon", horizon)):
-            if value < 1:
-                raise ValueError(f"FidelityProbe.{name}: found {value}, expected at least 1")
-        for name, value in (("candidates", candidates), ("windows", windows)):
-            if value < 2:
-                raise ValueError(f"FidelityProbe.{name}: found {value}, expected at least 2")
+        self.require(least=1, tasks=tasks, horizon=horizon)
+        self.require(least=2, candidates=candidates, windows=windows)
         self.tasks = tasks
         self.candidates = candidates
         self.horizon = horizon

@@ -1,14 +1,16 @@
-"""Frames of known states, their latents, and what is known of them: what the probes of a callback fit and report on.
+"""Frames drawn from the episodes, their latents, and what is known of them: what probes fit and report on.
 
 Shape letters: F frames, N latent tokens per frame, D latent width, P proprioception, Q quantities.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from jepakit.datamodules.base import EpisodeDataModule
@@ -19,23 +21,31 @@ from jepakit.zoo.base import WorldModel
 Array = NDArray[np.float32]
 
 AT_ONCE = 32  # frames or windows computed at once
+_READ = ("pixels", "proprio", "state", "features")  # what models may take
 
 
 @dataclass(frozen=True)
 class KnownFrames:
-    """Frames (F, h, w, 3) drawn from one part of the episodes, with proprioception (F, P) and quantities (F, Q)."""
+    """Frames drawn from one part of the episodes: columns (F, ...) that models take, and quantities (F, Q)."""
 
-    pixels: NDArray[np.uint8]
-    proprio: Array | None
+    columns: Mapping[str, NDArray[Any]]
     values: Array
     names: tuple[str, ...]
 
-    def latents(self, model: WorldModel) -> Array:
-        """Latents (F, N, D), every frame encoded for itself.
+    def latents(self, model: WorldModel, *, cached: bool = True) -> Array:
+        """Latents (F, N, D), every frame encoded for itself; not from features ``cached`` for it, if that is false.
 
         Slots, whose order means nothing, become one token (F, 1, 3 · D): their mean, largest and smallest numbers.
         """
-        found = encode_frames(TorchBackend(model, environments_per_call=AT_ONCE), self.pixels, self.proprio)
+        device = model.action_mean.device
+        given = {name: array for name, array in self.columns.items() if cached or name != "features"}
+        parts = []
+        with torch.inference_mode():
+            for begin in range(0, len(self.values), AT_ONCE):
+                rows = {name: array[begin : begin + AT_ONCE, None] for name, array in given.items()}
+                seen = {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in rows.items()}
+                parts.append(model.encode(seen)[:, 0].float().cpu().numpy())
+        found = np.concatenate(parts)
         if not model.follows_objects:
             return found
         return np.concatenate([found.mean(axis=1), found.max(axis=1), found.min(axis=1)], axis=1)[:, None]
@@ -44,24 +54,23 @@ class KnownFrames:
 def draw_frames(data: EpisodeDataModule, part: Part, *, count: int, seed: int = 0) -> KnownFrames:
     """Draw ``count`` frames, or all if there are fewer, from the episodes of ``part``.
 
-    Quantities are the entries of ``state`` by the environment's names, its angles as sine and cosine.
-    Raises ``ValueError`` for data without ``state``.
+    Quantities are the entries of ``state`` by the environment's names, its angles as sine and cosine; of data without
+    ``state`` those of ``proprio``, or else the row in the episode.
     """
     source = data.source
-    if "state" not in source.columns:
-        raise ValueError(
-            f"{source.path}: found columns {', '.join(source.columns)}, expected also 'state', which is probed for"
-        )
-    rows = np.concatenate([source.offsets[e] + np.arange(source.lengths[e]) for e in data.parts[part]])
-    rows = np.sort(np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False))
-    state = source.read("state", rows)
-    values, names = quantities(state, data.state_names or _numbered(state.shape[1]), data.angle_names)
-    return KnownFrames(
-        pixels=source.read("pixels", rows),
-        proprio=source.read("proprio", rows) if "proprio" in source.columns else None,
-        values=values,
-        names=names,
-    )
+    episodes = data.parts[part]
+    steps = np.concatenate([np.arange(source.lengths[episode]) for episode in episodes])
+    rows = np.repeat(source.offsets[episodes], source.lengths[episodes]) + steps
+    chosen = np.sort(np.random.default_rng(seed).choice(len(rows), min(count, len(rows)), replace=False))
+    columns = {name: source.read(name, rows[chosen]) for name in _READ if name in source.columns}
+    if "state" in columns:
+        state = columns["state"]
+        values, names = quantities(state, data.state_names or _numbered("state", state), data.angle_names)
+    elif "proprio" in columns:
+        values, names = columns["proprio"], _numbered("proprio", columns["proprio"])
+    else:
+        values, names = steps[chosen, None].astype(np.float32), ("row",)
+    return KnownFrames(columns=columns, values=values, names=names)
 
 
 def quantities(state: NDArray[Any], names: tuple[str, ...], angles: frozenset[str]) -> tuple[Array, tuple[str, ...]]:
@@ -79,5 +88,5 @@ def encode_frames(backend: TorchBackend, frames: NDArray[np.uint8], proprio: NDA
     return backend.encode(frames[:, None], felt)[:, 0]
 
 
-def _numbered(count: int) -> tuple[str, ...]:
-    return tuple(f"state_{index}" for index in range(count))
+def _numbered(name: str, values: Array) -> tuple[str, ...]:
+    return tuple(f"{name}_{index}" for index in range(values.shape[1]))

@@ -40,9 +40,8 @@ class OpenLoopError(Probe):
 
     def __init__(self, every_n_epochs: int = 0, horizon: int = 5, windows: int = 256, seed: int = 0) -> None:
         super().__init__(every_n_epochs)
-        for name, value, least in (("horizon", horizon, 1), ("windows", windows, 2)):
-            if value < least:
-                raise ValueError(f"OpenLoopError.{name}: found {value}, expected at least {least}")
+        self.require(least=1, horizon=horizon)
+        self.require(least=2, windows=windows)
         self.horizon = horizon
         self.windows = windows
         self.seed = seed

@@ -41,8 +41,7 @@ class PlanningProbe(Probe):
         seed: int = 0,
     ) -> None:
         super().__init__(every_n_epochs)
-        if tasks < 1:
-            raise ValueError(f"PlanningProbe.tasks: found {tasks}, expected at least 1")
+        self.require(least=1, tasks=tasks)
         self.tasks = tasks
         self.offset = offset
         self.planner = planner

@@ -29,9 +29,14 @@ class Probe(L.Callback):
     name: ClassVar[str]
 
     def __init__(self, every_n_epochs: int = 0) -> None:
-        if every_n_epochs < 0:
-            raise ValueError(f"{type(self).__name__}.every_n_epochs: found {every_n_epochs}, expected at least 0")
+        self.require(least=0, every_n_epochs=every_n_epochs)
         self.every_n_epochs = every_n_epochs
+
+    def require(self, *, least: int, **settings: int) -> None:
+        """Raise ``ValueError`` naming the setting that is below ``least``."""
+        for name, value in settings.items():
+            if value < least:
+                raise ValueError(f"{type(self).__name__}.{name}: found {value}, expected at least {least}")
 
     @abstractmethod
     def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:

@@ -42,9 +42,7 @@ class QuantityProbe(Probe):
 
     def __init__(self, every_n_epochs: int = 0, train_frames: int = 4000, test_frames: int = 1000) -> None:
         super().__init__(every_n_epochs)
-        for name, value in (("train_frames", train_frames), ("test_frames", test_frames)):
-            if value < 2:
-                raise ValueError(f"{type(self).__name__}.{name}: found {value}, expected at least 2")
+        self.require(least=2, train_frames=train_frames, test_frames=test_frames)
         self.train_frames = train_frames
         self.test_frames = test_frames
 
@@ -63,8 +61,8 @@ class QuantityProbe(Probe):
         untrained = random_model(model)
         features: dict[str, Callable[[KnownFrames], Array]] = {
             "": lambda frames: frames.latents(model),
-            "_colour": lambda frames: frames.pixels.mean(axis=(1, 2), dtype=np.float32)[:, None],
-            "_random": lambda frames: frames.latents(untrained),
+            "_colour": lambda frames: frames.columns["pixels"].mean(axis=(1, 2), dtype=np.float32)[:, None],
+            "_random": lambda frames: frames.latents(untrained, cached=False),
         }
         found: dict[str, float] = {}
         explained = {}

@@ -5,6 +5,7 @@ Shape letters: P clips, T frames, N latent tokens per frame, D latent width.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import ttest_rel
-from torchmetrics.functional.classification import binary_auroc
+from sklearn.metrics import roc_auc_score
 
 from jepakit.callbacks.frames import AT_ONCE
 from jepakit.callbacks.open_loop import distances
@@ -42,9 +43,7 @@ class SurpriseProbe(Probe):
 
     def __init__(self, every_n_epochs: int = 0, clips: int = 64, after: int = 4, seed: int = 0) -> None:
         super().__init__(every_n_epochs)
-        for name, value in (("clips", clips), ("after", after)):
-            if value < 2:
-                raise ValueError(f"SurpriseProbe.{name}: found {value}, expected at least 2")
+        self.require(least=2, clips=clips, after=after)
         self.clips = clips
         self.after = after
         self.seed = seed
@@ -59,14 +58,9 @@ class SurpriseProbe(Probe):
         draw_curves(curves, at, folder / "surprise.png")
         found: dict[str, float] = {}
         usual = curves["clean"][:, at - 1]
-        label = torch.arange(2).repeat_interleave(len(usual))
         for name in ("colour", "teleport"):
-            violated = curves[name][:, at - 1]
-            scores = torch.from_numpy(np.concatenate([usual, violated]))
-            ranks = scores.argsort().argsort() / len(scores)  # torchmetrics takes numbers outside [0, 1] for logits
-            found[f"{name}/auroc"] = float(binary_auroc(ranks, label))
-            found[f"{name}/p"] = float(ttest_rel(violated, usual).pvalue)
-            found[f"{name}/ratio"] = float(violated.mean() / usual.mean())
+            scores = compare(usual, curves[name][:, at - 1])
+            found |= {f"{name}/{key}": value for key, value in scores.items()}
         return found
 
 
@@ -87,6 +81,17 @@ def surprise(model: WorldModel, clips: Clips) -> Array:
                     model, expected.float().cpu().numpy(), latents[:, frame].float().cpu().numpy()
                 )
     return found
+
+
+def compare(usual: Array, violated: Array) -> dict[str, float]:
+    """AUROC, p of the paired t-test, and ratio of the means, of surprise (P,) without and with a violation."""
+    scores = np.concatenate([usual, violated])
+    labels = np.repeat([0, 1], len(usual))
+    return {
+        "auroc": float(roc_auc_score(labels, scores)),
+        "p": float(ttest_rel(violated, usual).pvalue),
+        "ratio": float(violated.mean() / usual.mean()) if usual.any() else math.inf,
+    }
 
 
 def recoloured(clips: Clips, at: int) -> Clips:

@@ -137,7 +137,7 @@ def test_the_other_callbacks_work_without_pixels_in_the_batch(tworoom_store, wei
     callbacks = [FeatureCache(str(tmp_path / "cache")), DecoderProbe(every_n_epochs=0), LatentMap(), RunEstimate()]
     train(make_module(weights(1)), make_data(tworoom_store), tmp_path, *callbacks)
     assert (tmp_path / "pictures" / "decoder.png").exists()
-    assert (tmp_path / "pictures" / "latent_map.png").exists()
+    assert (tmp_path / "probes" / "latent_map.png").exists()
 
 
 def test_models_that_train_their_encoder_are_refused(tworoom_store, tmp_path):

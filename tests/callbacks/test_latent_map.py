@@ -1,10 +1,13 @@
 """The latent map's projection, against scikit-learn."""
 
 import numpy as np
+import pytest
+from oracle import Oracle, prepared
 from PIL import Image
 from sklearn.decomposition import PCA
 
-from jepakit.callbacks.latent_map import draw_map, principal_components
+from jepakit.callbacks import LatentMap
+from jepakit.callbacks.latent_map import draw_map, neighbours, principal_components
 
 
 def test_components_are_those_of_pca():
@@ -19,7 +22,23 @@ def test_components_are_those_of_pca():
 def test_the_picture_shows_the_points(tmp_path):
     rng = np.random.default_rng(0)
     states = rng.uniform(size=(300, 2))
-    draw_map(np.hstack([states, np.zeros((300, 3))]), states, ["x", "y"], tmp_path / "map.png")
+    draw_map((states, states), (("a", "b"), ("c", "d")), states, ["x", "y"], tmp_path / "map.png")
     picture = np.asarray(Image.open(tmp_path / "map.png").convert("RGB")).reshape(-1, 3)
     colours = np.unique(picture[picture.std(axis=1) > 20], axis=0)
     assert len(colours) > 100  # the colour scale, not an empty frame
+
+
+def test_neighbours_stay_neighbours():
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.eye(3), 20, axis=0) * 50
+    placed = neighbours(clusters + rng.normal(size=(60, 3)))
+    centres = placed.reshape(3, 20, 2).mean(axis=1)
+    nearest = np.linalg.norm(placed[:, None] - centres, axis=2).argmin(axis=1)
+    np.testing.assert_array_equal(nearest, np.repeat([0, 1, 2], 20))
+
+
+def test_it_maps_a_model(data, tmp_path):
+    found = LatentMap(frames=40).measure(prepared(Oracle(), data), data, tmp_path)
+    assert found["pc1"] + found["pc2"] == pytest.approx(1.0)  # its latents have two dimensions
+    assert found["pc1"] >= found["pc2"] > 0
+    assert (tmp_path / "latent_map.png").is_file()

@@ -60,7 +60,7 @@ def test_frames_are_of_their_part(data):
     rows = {part: sum(data.source.lengths[episode] for episode in data.parts[part]) for part in ("train", "test")}
     assert (len(train.values), len(test.values)) == (rows["train"], rows["test"])
     assert not {tuple(row) for row in train.values} & {tuple(row) for row in test.values}
-    assert len(draw_frames(data, "train", count=7).pixels) == 7
+    assert len(draw_frames(data, "train", count=7).columns["pixels"]) == 7
 
 
 def test_angles_become_sine_and_cosine():
@@ -96,10 +96,16 @@ def test_the_random_floor_has_other_weights_and_the_same_statistics(data):
     assert not torch.equal(weights["encoder.layers.0.weight"], others["encoder.layers.0.weight"])
 
 
-def test_data_without_state_are_refused(data, tmp_path, monkeypatch):
+def test_data_without_state_give_what_they_have(data, monkeypatch):
     monkeypatch.delitem(data.source.columns, "state")
-    with pytest.raises(ValueError, match=r"expected also 'state', which is probed for"):
-        LinearProbe().measure(prepared(Oracle(), data), data, tmp_path)
+    felt = draw_frames(data, "val", count=5)
+    assert felt.names == ("proprio_0", "proprio_1")
+    np.testing.assert_array_equal(felt.values, felt.columns["proprio"])
+    monkeypatch.delitem(data.source.columns, "proprio")
+    bare = draw_frames(data, "val", count=1000)
+    assert bare.names == ("row",)
+    lengths = data.source.lengths[data.parts["val"]]
+    np.testing.assert_array_equal(bare.values[:, 0], np.concatenate([np.arange(length) for length in lengths]))
 
 
 def test_wrong_settings_are_refused():

@@ -103,7 +103,8 @@ def run(model, tmp_path_factory):
     save_evaluation(evaluation("0123456789abcdef", rng), folder / "evaluation")
     (folder / "pictures").mkdir()
     names = [f"entry {index}" for index in range(8)]
-    draw_map(rng.normal(size=(60, 5)), rng.normal(size=(60, 8)), names, folder / "pictures" / "latent_map.png")
+    titles = (("PC 1", "PC 2"),)
+    draw_map((rng.normal(size=(60, 2)),), titles, rng.normal(size=(60, 8)), names, folder / "pictures" / "map.png")
     strip = {row: rng.integers(0, 255, (4, 8, 32, 32, 3), dtype=np.uint8) for row in ("real", "imagined")}
     draw_strip(strip, folder / "pictures" / "decoder.png")
     rows = [f"{step},{1 / (step + 1)},{2 / (step + 1)},{-step},{step}" for step in range(0, 300, 50)]
