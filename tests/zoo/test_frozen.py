@@ -200,7 +200,7 @@ def test_tokens_are_the_standardised_feature_map_of_the_trained_encoder(trained)
     model.load_encoder(folder)
     pixels = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     normalised = lewm.normalise_frames(pixels[None])[0]
-    feature_map = lewm.encoder(normalised).reshape(40, 6, 2, 2)
+    feature_map = lewm.eval().encoder(normalised).reshape(40, 6, 2, 2)
     third = feature_map[:, :, 1, 0]  # the third token is row 1, column 0
     torch.testing.assert_close(model.encoder(normalised)[:, 2], third)
     model.fit_tokens(pixels)
