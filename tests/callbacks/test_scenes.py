@@ -1,11 +1,9 @@
 """Counterfactuals and impossible physics, for models whose truth is known: their latents are the scene's state."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
-from oracle import Oracle, prepared
+from oracle import Oracle, ProprioConfig, prepared
 
 from jepakit.callbacks import CounterfactualProbe, PhysicsProbe
 from jepakit.callbacks.scenes import rendered
@@ -13,14 +11,10 @@ from jepakit.datamodules import Collisions
 from jepakit.datamodules.base import Generate
 from jepakit.envs.collisions import Collisions as Scene
 from jepakit.envs.scene import FIELDS, X
-from jepakit.zoo.base import WorldModel, WorldModelConfig
+from jepakit.zoo.base import WorldModel
 
 SMALL = {"cases": 6}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SceneConfig(WorldModelConfig):
-    proprio_dim: int = 4
+CONFIG = ProprioConfig(proprio_dim=4, image_size=16, frame_skip=5, history=2)
 
 
 class Simulator(WorldModel):
@@ -29,7 +23,7 @@ class Simulator(WorldModel):
     name = "simulator"
     blind = False
 
-    def __init__(self, config=SceneConfig(image_size=16, frame_skip=5, history=2)):
+    def __init__(self, config=CONFIG):
         super().__init__(config)
         self.scene = Scene(image_size=16)
 
