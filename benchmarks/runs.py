@@ -16,7 +16,7 @@ from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.planning.evaluation.provenance import commit
 from jepakit.planning.evaluation.statistics import wilson_interval
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = {"tworoom": "Two-Room", "pusht": "Push-T"}
 WEIGHTS = Path("training") / "weights"  # within a run's folder
 
@@ -35,8 +35,11 @@ def logging_into(folder: Path) -> list[str]:
 def lightning(command: str, arguments: list[str], folder: Path) -> float:
     """Run a command on one thread, its output in ``folder``; returns the CPU seconds it took.
 
-    Those, other than its wall time, hardly depend on what else the machine does. Raises ``CalledProcessError``.
+    Those, other than its wall time, hardly depend on what else the machine does. It runs in the repository's root, with
+    paths relative to it, so that what it records beside the weights names no machine's folders. Raises
+    ``CalledProcessError``.
     """
+    arguments = [argument.replace(f"{ROOT}{os.sep}", "") for argument in arguments]
     folder.mkdir(parents=True, exist_ok=True)
     before = os.times()
     with (folder / f"{command}.log").open("w") as log:
