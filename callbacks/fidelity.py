@@ -70,7 +70,7 @@ class FidelityProbe(Probe):
         self,
         every_n_epochs: int = 0,
         tasks: int = 20,
-        candidates: int = 64,
+        candidates: int = 32,
         horizon: int = 5,
         windows: int = 256,
         seed: int = 0,

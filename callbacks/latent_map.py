@@ -29,7 +29,7 @@ class LatentMap(Probe):
 
     name: ClassVar[str] = "latent_map"
 
-    def __init__(self, every_n_epochs: int = 0, frames: int = 1000, max_panels: int = 8) -> None:
+    def __init__(self, every_n_epochs: int = 0, frames: int = 500, max_panels: int = 8) -> None:
         super().__init__(every_n_epochs)
         self.require(least=4, frames=frames)
         self.require(least=1, max_panels=max_panels)

@@ -31,6 +31,7 @@ class Probe(L.Callback):
     def __init__(self, every_n_epochs: int = 0) -> None:
         self.require(least=0, every_n_epochs=every_n_epochs)
         self.every_n_epochs = every_n_epochs
+        self._measured_at: int | None = None
 
     def require(self, *, least: int, **settings: int) -> None:
         """Raise ``ValueError`` naming the setting that is below ``least``."""
@@ -58,8 +59,8 @@ class Probe(L.Callback):
                 pl_module.log(name, value, logger=False, rank_zero_only=True)  # for callbacks that watch a number
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure the final state."""
-        if not getattr(trainer, "fast_dev_run", False):
+        """Measure the final state, unless the last epoch's end just did."""
+        if not getattr(trainer, "fast_dev_run", False) and self._measured_at != trainer.global_step:
             self._probe(trainer, pl_module)
 
     def run(self, model: WorldModel, data: EpisodeDataModule, folder: Path, *, step: int) -> dict[str, float]:
@@ -82,6 +83,7 @@ class Probe(L.Callback):
         assert isinstance(pl_module, WorldModelModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "probes"
+        self._measured_at = trainer.global_step
         values = self.run(pl_module.model, data, folder, step=trainer.global_step)
         named = {f"probe/{self.name}/{name}": value for name, value in values.items()}
         for logger in trainer.loggers:
