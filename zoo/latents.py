@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.files import fingerprint
+from jepakit.zoo.layers.norms import BatchNorm1d
 from jepakit.zoo.layers.transformer import block_stack
 from jepakit.zoo.trainable import DataConfig, Trainable
 from jepakit.zoo.weights import build_model, read_checkpoint
@@ -93,7 +94,7 @@ def load_latent_model(cls: type[M], source: str | Path, *, revision: str | None 
     return model
 
 
-class Standardise(nn.BatchNorm1d):
+class Standardise(BatchNorm1d):
     """Batch norm that in evaluation is written as what it is, a subtraction and a product, for the exporter's sake."""
 
     def forward(self, x: Tensor) -> Tensor:

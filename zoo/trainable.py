@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepakit.zoo.config import check_whole_numbers
+from jepakit.zoo.ranks import average
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,10 @@ class Trainable(nn.Module):
 
     def step_done(self, step: int) -> None:
         """Called after each optimiser step with the number of steps done: moving averages, change of phase."""
+
+    def mean_count(self, count: Tensor) -> Tensor:
+        """A batch's count that a loss divides by; in training its mean over the ranks, as DDP averages."""
+        return average(count.float()) if self.training else count
 
     def set_statistics(self, statistics: Statistics) -> None:
         """Copy the training data's statistics into the buffers.

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from jepakit.zoo.ranks import ranks, share
+
 
 def draw_hidden(
     windows: int, slots: int, *, count: tuple[int, int], per: Literal["sample", "batch"], generator: torch.Generator
@@ -18,10 +20,11 @@ def draw_hidden(
 
     Their number is uniform between the two of ``count``, both included; any set of that many is as likely.
     """
-    draws = windows if per == "sample" else 1
+    draws = windows * ranks()[1] if per == "sample" else 1
     numbers = torch.randint(count[0], count[1] + 1, (draws, 1), generator=generator)
-    ranks = torch.rand(draws, slots, generator=generator).argsort(dim=1).argsort(dim=1)
-    return ranks < numbers
+    places = torch.rand(draws, slots, generator=generator).argsort(dim=1).argsort(dim=1)
+    hidden = places < numbers
+    return share(hidden) if per == "sample" else hidden
 
 
 def draw_history(history: int, *, short_share: float, generator: torch.Generator) -> int:

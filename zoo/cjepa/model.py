@@ -178,7 +178,7 @@ class CJEPAModel(WorldModel):
         error = (predicted - z.detach()).square().mean(dim=-1)
         counted = hidden[:, None].expand(len(z), history - 1, -1)
         terms = {
-            "hidden": (error[:, 1:history, :slots] * counted).sum() / counted.sum().clamp(min=1),
+            "hidden": (error[:, 1:history, :slots] * counted).sum() / self.mean_count(counted.sum()).clamp(min=1),
             "future": error[:, history:, :slots].mean(),
         }
         if self.proprio_encoder is not None:

@@ -74,11 +74,12 @@ class ControllerModel(LatentModel):
         wanted = ((batch["action"] - mean) / std).unsqueeze(1)
         before = (torch.arange(self.config.steps, device=offset.device) < offset.unsqueeze(1)).to(found.dtype)
         errors = ((found - wanted).square().sum(dim=3) * before.unsqueeze(1)).sum(dim=2)  # (B, M)
-        count = self.config.action_dim * before.sum(dim=1)
-        log_density = -0.5 * errors * torch.exp(-2 * self.log_sigma) - count.unsqueeze(1) * self.log_sigma
-        total = -torch.logsumexp(log_weights + log_density, dim=1).sum() / count.sum()
-        chosen = errors.gather(1, log_weights.argmax(dim=1, keepdim=True)).sum() / count.sum()
-        nearest = errors.amin(dim=1).sum() / count.sum()
+        counts = self.config.action_dim * before.sum(dim=1)
+        log_density = -0.5 * errors * torch.exp(-2 * self.log_sigma) - counts.unsqueeze(1) * self.log_sigma
+        count = self.mean_count(counts.sum())
+        total = -torch.logsumexp(log_weights + log_density, dim=1).sum() / count
+        chosen = errors.gather(1, log_weights.argmax(dim=1, keepdim=True)).sum() / count
+        nearest = errors.amin(dim=1).sum() / count
         return Losses(total=total, terms={"likeliest_mse": chosen, "nearest_mse": nearest}, outputs={})
 
     def _per_action(self) -> tuple[Tensor, Tensor]:

@@ -64,6 +64,6 @@ class DistanceModel(LatentModel):
             left = offset.unsqueeze(1) - steps
             before = (left >= 0).to(left.dtype)  # what is beyond the goal moves away again, nobody knows how far
             errors = (self.goal_cost(predicted, goal) - left).abs() * before
-            terms["imagined"] = errors.sum() / before.sum().clamp(min=1) / scale
+            terms["imagined"] = errors.sum() / self.mean_count(before.sum()).clamp(min=1) / scale
             total = total + self.config.imagined * terms["imagined"]
         return Losses(total=total, terms=terms, outputs={})

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from jepakit.zoo.layers.norms import BatchNorm2d
+
 STEM_STRIDE = 4
 
 
@@ -31,7 +33,7 @@ class CNNEncoder(nn.Module):
         for width in channels:
             kernel, stride, padding = (3, 2, 1) if layers else (STEM_STRIDE, STEM_STRIDE, 0)
             layers.append(nn.Conv2d(before, width, kernel, stride, padding, bias=not norms))
-            layers += [nn.BatchNorm2d(width)] if norms else []
+            layers += [BatchNorm2d(width)] if norms else []
             layers.append(nn.ReLU(inplace=True))
             before = width
         self.layers = nn.Sequential(*layers)
@@ -50,7 +52,7 @@ class CNNEncoder(nn.Module):
         targets, convolutions = (
             [layer for layer in encoder.layers if isinstance(layer, nn.Conv2d)] for encoder in (plain, trained)
         )
-        norms = [layer for layer in trained.layers if isinstance(layer, nn.BatchNorm2d)]
+        norms = [layer for layer in trained.layers if isinstance(layer, BatchNorm2d)]
         for target, convolution, norm in zip(targets, convolutions, norms, strict=True):
             target.load_state_dict(fuse_conv_bn_eval(convolution, norm).state_dict())
         return plain.eval()

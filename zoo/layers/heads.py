@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jepakit.zoo.layers.norms import BatchNorm1d
+
 
 class Projector(nn.Module):
     """Linear, batch norm, GELU, Linear.
@@ -22,7 +24,7 @@ class Projector(nn.Module):
     def __init__(self, width_in: int, hidden: int, width_out: int) -> None:
         super().__init__()
         self.expand = nn.Linear(width_in, hidden)
-        self.norm = nn.BatchNorm1d(hidden)
+        self.norm = BatchNorm1d(hidden)
         self.contract = nn.Linear(hidden, width_out)
 
     def forward(self, x: Tensor) -> Tensor:

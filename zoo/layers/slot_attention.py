@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from jepakit.zoo.config import require_multiple
 from jepakit.zoo.layers.slot_decoders import PATCH, BroadcastDecoder, SoftPositions, start_lively
+from jepakit.zoo.ranks import average
 from jepakit.zoo.trainable import Losses
 
 _EPSILON = 1e-8
@@ -154,7 +155,7 @@ class SlotAutoencoder(SlotEncoder):
         """
         if self.training:
             self.batches += 1
-            colour = frames.detach().mean(dim=(0, 1, 3, 4)).view(3, 1, 1)
+            colour = average(frames.detach().mean(dim=(0, 1, 3, 4))).view(3, 1, 1)
             self.mean_colour.lerp_(colour, 1.0 / self.batches.clamp(max=_MEMORY))
         slots = self.encode(frames)
         reconstruction, masks = self.decode(slots)

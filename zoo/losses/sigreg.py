@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from jepakit.zoo.ranks import ranks
+
 
 def sigreg(z: Tensor, directions: Tensor, *, knots: int = 17, t_max: float = 3.0, across_ranks: bool = False) -> Tensor:
     """How far the batch's distribution is from a standard normal, per time step: a scalar.
@@ -84,9 +86,9 @@ def _epps_pulley(
     cos and sin of t·x come from one knot to the next by rotating (cos, sin) by the angle dt·x: two transcendental
     functions in all instead of two per knot. In float32 the error grows by about 1e-7 per knot.
     """
-    ranks = dist.get_world_size() if across_ranks and dist.is_available() and dist.is_initialized() else 1
+    count = ranks()[1] if across_ranks else 1
     batch = torch.full((), float(x.shape[1]), device=x.device)
-    if ranks > 1:
+    if count > 1:
         dist.all_reduce(batch)
     dt = t_max / (knots - 1)
     rotation = torch.polar(torch.ones_like(x), x * dt)
@@ -98,7 +100,7 @@ def _epps_pulley(
         target = math.exp(-0.5 * t * t)
         weight = (dt if knot == knots - 1 else 2 * dt) * target
         mean = torch.view_as_real(phase.sum(dim=1, keepdim=True))
-        if ranks > 1:
+        if count > 1:
             dist.all_reduce(mean)
         error = torch.view_as_complex(mean / batch) - target
         value += weight * error.abs().square().sum()
@@ -107,4 +109,4 @@ def _epps_pulley(
             slope.addcmul_(phase, 1j * error.conj(), value=2 * t * weight)
         if knot < knots - 1:
             phase *= rotation
-    return value * batch / x[:, 0].numel(), None if slope is None else slope.real * (ranks / x[:, 0].numel())
+    return value * batch / x[:, 0].numel(), None if slope is None else slope.real * (count / x[:, 0].numel())

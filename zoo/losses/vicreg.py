@@ -2,7 +2,7 @@
 
 Shape letters: B batch, T frames, D latent width. Every function takes latents z (B, T, D) and returns a scalar in
 float32, whatever the autocast. z̄ is z less its mean over the batch, per time step; variances and covariances are the
-unbiased ones. The statistics are those of the given batch: with several ranks, each one's own.
+unbiased ones.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from jepakit.zoo.latents import LatentModel, Standardise
 from jepakit.zoo.layers.heads import hidden_layers
 from jepakit.zoo.layers.transformer import block_stack
 from jepakit.zoo.macro.config import MacroConfig
+from jepakit.zoo.ranks import ranks, share
 from jepakit.zoo.trainable import Losses, step_generator
 
 _FARTHEST = 3.0  # macro-actions have unit variance; beyond that there are no data
@@ -86,8 +87,9 @@ class MacroModel(LatentModel):
         start, end = batch["features"].to(self.action_mean.dtype).unbind(dim=1)
         macros = self.encode_actions(batch["action"])
         if self.training and config.noise:
-            noise = torch.randn(macros.shape, generator=step_generator(config.seed, step)).to(macros)
-            macros = macros + config.noise * noise
+            windows, *rest = macros.shape
+            noise = torch.randn(windows * ranks()[1], *rest, generator=step_generator(config.seed, step))
+            macros = macros + config.noise * share(noise).to(macros)
         predicted = self(start, macros)
         total = (predicted - end).square().mean()
         still = (start - end).square().mean().detach()

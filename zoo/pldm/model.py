@@ -19,6 +19,7 @@ from jepakit.zoo.layers.predictor import Predictor
 from jepakit.zoo.layers.transformer import Cache
 from jepakit.zoo.losses import vicreg
 from jepakit.zoo.pldm.config import PLDMConfig
+from jepakit.zoo.ranks import gather
 from jepakit.zoo.trainable import Losses
 from jepakit.zoo.vector import VectorModel
 
@@ -76,13 +77,14 @@ class PLDMModel(VectorModel):
     def objective(self, z: Tensor, actions: Tensor) -> Losses:
         """Mean (ẑ_{t+1} − z_{t+1})² + Σ weight · term(z), of latents z (B, T, D) and raw blocks (B, T-1, A).
 
-        No term stops gradients. The inverse dynamics predict *standardised* actions. Statistics over the batch are
-        those of the rank's own batch.
+        No term stops gradients. The inverse dynamics predict *standardised* actions. In training, statistics over the
+        batch are those of all ranks together.
         """
         predicted, following = self.predict_window(z, self.embed_actions(actions))
         prediction = F.mse_loss(predicted, following)
         weights = {term: weight for term, weight in self.config.weights.items() if weight > 0.0}
-        terms = {term: function(z) for term, function in _REGULARISERS.items() if term in weights}
+        batch = gather(z) if self.training else z
+        terms = {term: function(batch) for term, function in _REGULARISERS.items() if term in weights}
         if "inverse_dynamics" in weights:
             guessed = self.inverse_dynamics(z[:, :-1], z[:, 1:])
             terms["inverse_dynamics"] = F.mse_loss(guessed, self.normalise_actions(actions))

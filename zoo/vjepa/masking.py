@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from jepakit.zoo.layers.transformer import Attention, Block, FeedForward
 from jepakit.zoo.layers.vit import sincos_positions
+from jepakit.zoo.ranks import ranks, share
+from jepakit.zoo.trainable import step_generator
 
 # The short-range masks of V-JEPA (arXiv 2404.08471, section 3).
 _BLOCKS = 8
@@ -25,8 +27,8 @@ def draw_masks(windows: int, grid: int, visible: int, *, seed: int, step: int) -
     Eight rectangles of 15 % of the picture each hide what they cover. So that all windows have the same number of
     ``visible`` patches, those covered most often are hidden, at random among equals.
     """
-    generator = torch.Generator().manual_seed((1_000_003 * seed + step) % 2**32)  # it reads 32 bits only
-    chance = torch.rand(3, windows, _BLOCKS, 1, generator=generator)
+    generator = step_generator(seed, step)
+    chance = torch.rand(3, windows * ranks()[1], _BLOCKS, 1, generator=generator)
     low, high = (math.log(aspect) for aspect in _ASPECTS)
     root = (0.5 * (low + (high - low) * chance[0])).exp()
     side = math.sqrt(_AREA) * grid
@@ -40,7 +42,7 @@ def draw_masks(windows: int, grid: int, visible: int, *, seed: int, step: int) -
 
     rows, columns = inside(side * root, chance[1]), inside(side / root, chance[2])
     covered = (rows.unsqueeze(3) & columns.unsqueeze(2)).sum(dim=1).flatten(1)
-    order = (covered + torch.rand(covered.shape, generator=generator)).argsort(dim=1)
+    order = share((covered + torch.rand(covered.shape, generator=generator)).argsort(dim=1))
     return order[:, :visible], order[:, visible:]
 
 
