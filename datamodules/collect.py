@@ -26,8 +26,8 @@ import numpy as np
 
 from jepakit.datamodules.recording import columns_of, load_class, make_env, run_episode
 from jepakit.datamodules.store import MANIFEST, Codec, EpisodeStore, fingerprint_of, write_manifest, write_shard
-from jepakit.datamodules.workers import each_result
 from jepakit.envs.base import ScriptedPolicy
+from jepakit.workers import each_result
 
 _EPISODES_PER_SHARD = 25
 Progress = Callable[[int, int], None]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,7 +81,7 @@ class RandomPolicy:
                 f"action bounds: found low {lower.tolist()} and high {upper.tolist()}, expected finite low < high"
             )
         settings = {"distribution": "uniform", "low": lower.tolist(), "high": upper.tolist()}
-        return cls(lambda rng: rng.uniform(lower, upper), settings)
+        return cls(partial(_uniform, lower, upper), settings)
 
     @classmethod
     def normal(cls, mean: ArrayLike, std: ArrayLike) -> RandomPolicy:
@@ -91,7 +92,7 @@ class RandomPolicy:
                 f"action statistics: found mean {centre.tolist()} and std {scale.tolist()}, expected std > 0"
             )
         settings = {"distribution": "normal", "mean": centre.tolist(), "std": scale.tolist()}
-        return cls(lambda rng: rng.normal(centre, scale), settings)
+        return cls(partial(_normal, centre, scale), settings)
 
     def reset(self, assignments: Sequence[Assignment], budget: int) -> None:
         """See :class:`Policy`."""
@@ -104,6 +105,16 @@ class RandomPolicy:
     def describe(self) -> dict[str, Any]:
         """See :class:`Policy`."""
         return {"name": "random", **self._settings}
+
+
+def _uniform(
+    low: NDArray[Any], high: NDArray[Any], rng: np.random.Generator
+) -> NDArray[Any]:  # importable, for worker processes
+    return rng.uniform(low, high)
+
+
+def _normal(mean: NDArray[Any], std: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    return rng.normal(mean, std)
 
 
 class StayPolicy:

@@ -232,15 +232,25 @@ class TorchBackend:
                     f"readout: found one for {readout.features} numbers per frame, expected {tokens} tokens · {width} "
                     "= the model's; fit it on this model's latents"
                 )
+        # Copies: sending a model to another process moves its tensors; arrays on their memory would hold freed bytes.
+        mean, std, low, high = (
+            _array(tensor).copy()
+            for tensor in (
+                self.model.action_mean,
+                self.model.action_std,
+                self.model.action_low,
+                self.model.action_high,
+            )
+        )
         return PlannerSpec(
             image_size=config.image_size,
             history=config.history,
             frame_skip=config.frame_skip,
             action_dim=config.action_dim,
-            action_mean=_array(self.model.action_mean),
-            action_std=_array(self.model.action_std),
-            action_low=_array(self.model.action_low),
-            action_high=_array(self.model.action_high),
+            action_mean=mean,
+            action_std=std,
+            action_low=low,
+            action_high=high,
             tokens=tokens,
             width=width,
             proprio=proprio,

@@ -58,10 +58,26 @@ def readout(data, model, tmp_path_factory):
     return file
 
 
-def run(data, model, **planner):
+def run(data, model, tasks=2, shared=None, **planner):
     config = EvaluationPlannerConfig(cem=CEMConfig(samples=8, elites=2, iterations=2), bounded=True, **planner)
-    once = EvaluationConfig(budget=10, latency_repeats=0)
-    return evaluate_model(model, data, planner=config, tasks=TaskConfig(count=2), evaluation=once, settings={})
+    once = EvaluationConfig(budget=10, record=1, latency_repeats=0, **(shared or {}))
+    return evaluate_model(model, data, planner=config, tasks=TaskConfig(count=tasks), evaluation=once, settings={})
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        {"workers": 2},
+        pytest.param({"workers": 2, "cluster": "local"}, marks=pytest.mark.slow),
+    ],
+)
+def test_workers_find_the_same_of_every_task(data, model, shared):
+    alone, together = run(data, model, tasks=3), run(data, model, tasks=3, shared=shared)
+    assert [policy.name for policy in together.policies] == ["lewm", "random", "stay", "scripted"]
+    for policy in alone.policies:
+        assert [outcome.task for outcome in policy.outcomes] == [0, 1, 2]
+        assert together[policy.name].outcomes == policy.outcomes
+        np.testing.assert_array_equal(together[policy.name].recordings[0].frames, policy.recordings[0].frames)
 
 
 def test_quantities_are_read_off_by_the_given_readout(data, model, readout):

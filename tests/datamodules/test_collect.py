@@ -13,10 +13,10 @@ import pytest
 from jepakit.datamodules import collect as collect_module
 from jepakit.datamodules.collect import Collection, Share, collect, collect_share, merge
 from jepakit.datamodules.store import MANIFEST, EpisodeStore
-from jepakit.datamodules.workers import each_result
 from jepakit.envs.collisions import Collisions
 from jepakit.envs.scene import pairs
 from jepakit.envs.tworoom import TwoRoom
+from jepakit.workers import each_result
 
 SETTINGS = Collection(
     env="jepakit.envs.tworoom:TwoRoom",
