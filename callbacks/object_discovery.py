@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from jepakit.callbacks.folder import run_folder
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.layers.slot_attention import SlotAutoencoder
 from jepakit.zoo.metrics import foreground_ari, mean_best_overlap
@@ -28,6 +29,7 @@ class ObjectDiscovery(L.Callback):
     def __init__(self, max_batches: int = 4, clips: int = 3) -> None:
         self.max_batches = max_batches
         self.clips = clips
+        self._folder = Path()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse what cannot be measured, before training starts.
@@ -35,6 +37,7 @@ class ObjectDiscovery(L.Callback):
         Raises ``ValueError`` for a model without a ``SlotAutoencoder`` or data without masks.
         """
         autoencoder_of(pl_module)
+        self._folder = run_folder(trainer)
         columns = getattr(getattr(trainer, "datamodule", None), "columns", None)
         if columns is not None and "mask" not in columns:
             raise ValueError(
@@ -66,7 +69,7 @@ class ObjectDiscovery(L.Callback):
         }
         pl_module.log_dict(scores, batch_size=len(found), sync_dist=True)
         if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
-            folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
+            folder = self._folder / "pictures"
             folder.mkdir(parents=True, exist_ok=True)
             draw_objects(
                 batch["pixels"][: self.clips],

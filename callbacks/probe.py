@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import lightning as L
 
+from jepakit.callbacks.folder import run_folder
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.planning.evaluation.files import write_json
 from jepakit.zoo.base import WorldModel
@@ -78,11 +79,11 @@ class Probe(L.Callback):
 
     def _probe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
         """Measure, log, and return the numbers by their logged names; nothing but on the first process."""
+        folder = run_folder(trainer) / "probes"
         if not trainer.is_global_zero:
             return {}
         assert isinstance(pl_module, WorldModelModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "probes"
         self._measured_at = trainer.global_step
         values = self.run(pl_module.model, data, folder, step=trainer.global_step)
         named = {f"probe/{self.name}/{name}": value for name, value in values.items()}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from jepakit.callbacks.folder import run_folder
 from jepakit.zoo.module import TrainingModule
 from jepakit.zoo.publish import publish
 from jepakit.zoo.weights import save_pretrained
@@ -32,6 +32,7 @@ class Publish(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save and send."""
+        folder = run_folder(trainer) / "published"
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         assert isinstance(pl_module, TrainingModule)
@@ -44,7 +45,7 @@ class Publish(L.Callback):
             model.load_state_dict(
                 {name.removeprefix(prefix): value for name, value in state if name.startswith(prefix)}
             )
-        folder = save_pretrained(model, Path(trainer.log_dir or trainer.default_root_dir) / "published")
+        save_pretrained(model, folder)
         try:
             found = publish(folder, self.repository, private=self.private, revision=self.revision, licence=self.licence)
         except Exception as error:

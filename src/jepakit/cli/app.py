@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 from jepakit.callbacks import Probe, RunEstimate
+from jepakit.callbacks.folder import run_folder
 from jepakit.cli.evaluation import EvaluationPlannerConfig, check_fit, evaluate_model, save_evaluation
 from jepakit.cli.runtime import keep_freed_memory
 from jepakit.datamodules.base import EpisodeDataModule
@@ -264,7 +265,7 @@ class App(LightningCLI):
 
     def _save(self) -> None:
         """Write the trained weights beside the checkpoints."""
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "weights"
+        folder = run_folder(self.trainer) / "weights"
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
             self.model.save_pretrained(folder)
             write_json(folder / TRAINING_FILE, self._record())
