@@ -85,7 +85,7 @@ def main() -> None:
     torch.set_num_threads(1)
     steps = 20 if bench.quick else 10_000
     config = dataclasses.replace(
-        CJEPAConfig.nano(), slots=7, slot_channels=32, frame_skip=FRAME_SKIP, encoder_steps=steps
+        CJEPAConfig.nano(), slots=7, slot_motion=0.0, frame_skip=FRAME_SKIP, encoder_steps=steps
     )
     for seed in bench.options.seeds:
         torch.manual_seed(seed)

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jepakit.zoo.layers.slot_attention import SlotAttention, SlotAutoencoder, spread
+from jepakit.zoo.layers.slot_attention import SlotAttention, SlotAutoencoder, moving, spread
 from jepakit.zoo.layers.slot_decoders import BroadcastDecoder, SlotMixer, SoftPositions
 from jepakit.zoo.layers.slot_features import FeatureSlotAutoencoder, temporal_similarity
 
@@ -39,6 +39,23 @@ def test_slots_are_exchangeable_and_positions_without_order():
     out = layer(inputs, slots, iterations=3)
     torch.testing.assert_close(layer(inputs, slots[:, order], iterations=3), out[:, order])
     torch.testing.assert_close(layer(inputs.flip(1), slots, iterations=3), out)
+
+
+def test_what_moves_weighs_more_in_the_reconstruction():
+    frames = torch.zeros(2, 4, 3, 16, 16)
+    for frame in range(4):
+        frames[0, frame, 1, 3, 2 * frame] = 1.0  # a green dot that walks; the second clip is still
+    weights = moving(frames, motion=1.0)
+    assert weights[0].mean().item() == pytest.approx(1.0)
+    path = torch.zeros(16, 16, dtype=torch.bool)
+    path[3, 0:8:2] = True
+    assert weights[0, :, 0][:, path].sum().item() == pytest.approx(weights[0].numel() / 2, rel=0.02)
+    torch.testing.assert_close(weights[1], torch.full_like(weights[1], 0.5))
+    model = tiny(image_size=16)
+    plain, weighed = (model.losses(frames, motion=motion) for motion in (0.0, 3.0))
+    rebuilt = plain.outputs["reconstruction"]
+    torch.testing.assert_close(plain.total, F.mse_loss(rebuilt, frames))
+    torch.testing.assert_close(weighed.total, (moving(frames, 3.0) * (rebuilt - frames).square()).mean())
 
 
 @torch.no_grad()

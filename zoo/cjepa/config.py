@@ -17,9 +17,9 @@ class CJEPAConfig(WorldModelConfig):
 
     ``encoder`` says where slots come from. ``slot_attention`` finds them in the frames: it is trained for the first
     ``encoder_steps`` steps and frozen then; ``slot_merging`` is the weight of what makes it give up slots that share an
-    object. ``oracle`` takes true states: ``oracle_objects`` lists, for every slot, the
-    columns of ``state`` that describe its object, ``oracle_angles`` which columns are angles in radians. ``features``
-    takes slots extracted elsewhere, (``slots``, ``slot_dim``) per frame.
+    object, ``slot_motion`` that of what moves among all pixels. ``oracle`` takes true states: ``oracle_objects`` lists,
+    for every slot, the columns of ``state`` that describe its object, ``oracle_angles`` which columns are angles in
+    radians. ``features`` takes slots extracted elsewhere, (``slots``, ``slot_dim``) per frame.
 
     In training ``mask_count`` (fewest, most) slots are hidden, drawn anew at every step for every sample or for the
     batch; (0, 0) is OC-JEPA. ``short_share`` of the steps see a history of a random length below ``history``, so that
@@ -37,6 +37,7 @@ class CJEPAConfig(WorldModelConfig):
     slot_hidden: int = 128
     slot_iterations: int = 3
     slot_merging: float = 0.1
+    slot_motion: float = 0.0
     oracle_objects: tuple[tuple[int, ...], ...] = ()
     oracle_angles: tuple[int, ...] = ()
 
@@ -72,6 +73,8 @@ class CJEPAConfig(WorldModelConfig):
         ):
             if not 0.0 <= top < 1.0:
                 raise ValueError(f"{name}: found {top}, expected 0 <= {name} < 1")
+        if self.slot_motion < 0.0:
+            raise ValueError(f"slot_motion: found {self.slot_motion}, expected at least 0")
         if self.encoder == "oracle":
             self._check_oracle()
 
@@ -110,6 +113,7 @@ class CJEPAConfig(WorldModelConfig):
             image_size=64,
             slot_dim=64,
             encoder_steps=2000,
+            slot_motion=1.0,
             predictor_depth=3,
             predictor_heads=4,
             predictor_head_dim=16,

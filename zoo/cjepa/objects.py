@@ -97,7 +97,7 @@ class ObjectEncoder(nn.Module):
         done = step / max(1, self.config.pretrain_steps)
         rise, fall = 6 * done - 1, 3 - 4 * done
         share = min(1.0, max(0.0, min(rise, fall))) if self.training else 0.0
-        found = self.slots.losses(frames, merging=share * self.config.slot_merging)
+        found = self.slots.losses(frames, merging=share * self.config.slot_merging, motion=self.config.slot_motion)
         outputs = {
             "latents": found.outputs["slots"],
             **{name: found.outputs[name] for name in ("reconstruction", "masks")},

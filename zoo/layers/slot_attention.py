@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepakit.zoo.config import require_multiple
@@ -148,8 +147,10 @@ class SlotAutoencoder(SlotEncoder):
         pictures = pictures + self.mean_colour
         return pictures.unflatten(0, slots.shape[:2]), masks.unflatten(0, slots.shape[:2])
 
-    def losses(self, frames: Tensor, *, merging: float = 0.0) -> Losses:
-        """Mean squared error of the reconstructed frames, all pixels alike, plus ``merging`` · ``spread`` of the masks.
+    def losses(self, frames: Tensor, *, merging: float = 0.0, motion: float = 0.0) -> Losses:
+        """Mean squared error of the reconstructed frames plus ``merging`` · ``spread`` of the masks.
+
+        All pixels count alike, or those that change more, as ``moving`` says for ``motion`` above 0.
 
         In training, ``mean_colour`` follows the frames: learning it by gradient would spoil the decoder's start.
         """
@@ -159,13 +160,25 @@ class SlotAutoencoder(SlotEncoder):
             self.mean_colour.lerp_(colour, 1.0 / self.batches.clamp(max=_MEMORY))
         slots = self.encode(frames)
         reconstruction, masks = self.decode(slots)
-        error = F.mse_loss(reconstruction, frames)
+        error = (moving(frames, motion) * (reconstruction - frames).square()).mean()
         scattered = spread(masks)
         return Losses(
             total=error + merging * scattered,
             terms={"reconstruction": error, "spread": scattered},
             outputs={"slots": slots, "reconstruction": reconstruction, "masks": masks},
         )
+
+
+def moving(frames: Tensor, motion: float) -> Tensor:
+    """Weights (B, T, 1, h, w) of pixels, of mean 1: ``motion`` parts of 1 + ``motion`` go to what moves in its clip.
+
+    By how far a pixel of frames (B, T, 3, h, w) is from its mean over the clip. An object of few pixels weighs so
+    little among all of them that slots learn the still picture and leave it out; what moves is what can be acted on. A
+    clip in which nothing moves counts 1 / (1 + ``motion``).
+    """
+    change = (frames - frames.mean(dim=1, keepdim=True)).abs().amax(dim=2, keepdim=True)
+    share = change / change.mean(dim=(1, 3, 4), keepdim=True).clamp(min=_LEAST_SHARE)
+    return (1.0 + motion * share) / (1.0 + motion)
 
 
 def spread(masks: Tensor) -> Tensor:
