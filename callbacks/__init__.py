@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from jepakit.callbacks.decoder import DecoderProbe as DecoderProbe
     from jepakit.callbacks.feature_cache import FeatureCache as FeatureCache
     from jepakit.callbacks.fidelity import FidelityProbe as FidelityProbe
+    from jepakit.callbacks.graceful_stop import GracefulStop as GracefulStop
     from jepakit.callbacks.latent_map import LatentMap as LatentMap
+    from jepakit.callbacks.numerical_guard import NumericalGuard as NumericalGuard
     from jepakit.callbacks.object_discovery import ObjectDiscovery as ObjectDiscovery
     from jepakit.callbacks.open_loop import OpenLoopError as OpenLoopError
     from jepakit.callbacks.planning import PlanningProbe as PlanningProbe
@@ -32,7 +34,9 @@ __getattr__, __dir__ = lazy(
         "decoder": ("DecoderProbe",),
         "feature_cache": ("FeatureCache",),
         "fidelity": ("FidelityProbe",),
+        "graceful_stop": ("GracefulStop",),
         "latent_map": ("LatentMap",),
+        "numerical_guard": ("NumericalGuard",),
         "object_discovery": ("ObjectDiscovery",),
         "open_loop": ("OpenLoopError",),
         "planning": ("PlanningProbe",),

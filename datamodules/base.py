@@ -258,7 +258,10 @@ class EpisodeDataModule(L.LightningDataModule):
                 f"each of {world_size} processes; lower batch_size or add data"
             )
         sampler = WindowSampler(self.order(dataset), rank=rank, world_size=world_size)
-        return self._loader(dataset, sampler, drop_last=True)
+        loader = self._loader(dataset, sampler, drop_last=True)
+        share = 1.0 if self.trainer is None else self.trainer.limit_train_batches
+        loader.limit = share if isinstance(share, int) else int(share * len(loader))
+        return loader
 
     def val_dataloader(self) -> WindowLoader:
         """In order."""

@@ -6,7 +6,7 @@ So the windows of the k-th step are the same for 1 process with batches of 128 a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,8 @@ class WindowSampler(DistributedSampler[int]):
     """One process's share of an ``EpochOrder``; a ``DistributedSampler``, so that Lightning leaves it alone.
 
     ``even`` shares have the same size and no window twice, so up to ``world_size − 1`` windows of an epoch are left
-    out; otherwise every window is in exactly one share. The next iteration leaves out its first ``skip`` windows.
+    out; otherwise every window is in exactly one share. The next iteration leaves out its first ``skip`` windows. The
+    order is that of epoch ``epoch + shift``: see ``WindowLoader``.
     """
 
     def __init__(self, order: EpochOrder, *, rank: int = 0, world_size: int = 1, even: bool = True) -> None:
@@ -84,12 +85,13 @@ class WindowSampler(DistributedSampler[int]):
         self.order = order
         self.even = even
         self.skip = 0
+        self.shift = 0
 
     def __len__(self) -> int:
         return (len(self.order) + (0 if self.even else self.num_replicas - 1 - self.rank)) // self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
-        share = self.order.indices(self.epoch)[self.rank :: self.num_replicas][: len(self)]
+        share = self.order.indices(self.epoch + self.shift)[self.rank :: self.num_replicas][: len(self)]
         skip, self.skip = self.skip, 0
         return map(int, share[skip:])
 
@@ -99,10 +101,16 @@ class WindowLoader(DataLoader[Batch]):
 
     Windows have numbers and an epoch's order is known beforehand, so the place is two numbers, whatever the worker
     processes have read ahead; no snapshot of workers is needed. Lightning calls ``state_dict`` and ``load_state_dict``.
+
+    Lightning's count of epochs, which it tells the sampler, is one ahead in a run that was resumed from a checkpoint of
+    an epoch's end (2.6). So what follows a finished epoch is the next one, whatever its number is said to be. ``limit``
+    is the number of batches after which Lightning ends an epoch, if it does before they are used up.
     """
 
+    limit: int | None = None
+
     _position = (0, 0)  # epoch, batches handed out in it
-    _resume = False
+    _resumed: dict[str, Any] | None = None  # the state to continue from
     _slots: BatchSlots | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -111,13 +119,15 @@ class WindowLoader(DataLoader[Batch]):
         if not isinstance(sampler, WindowSampler):  # Lightning's own, for overfit_batches and predictions
             yield from self._batches()
             return
-        epoch, done = self._position if self._resume else (0, 0)
-        self._resume = False
-        if epoch != sampler.epoch:
-            done = 0
+        done = 0
+        if self._resumed is not None:
+            state, self._resumed = self._resumed, None
+            same = sampler.epoch == state["counted"] and self._within(state)
+            sampler.shift = state["epoch"] + (0 if same else 1) - sampler.epoch
+            done = state["batches"] if same else 0
         assert self.batch_size is not None
         sampler.skip = done * self.batch_size
-        self._position = (sampler.epoch, done)
+        self._position = (sampler.epoch + sampler.shift, done)
         for batch in self._batches():
             self._position = (self._position[0], self._position[1] + 1)
             yield batch
@@ -145,25 +155,30 @@ class WindowLoader(DataLoader[Batch]):
         return self._slots
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, batches handed out in it, and what must be the same for them to be the same batches."""
+        """Epoch, as what it was counted, batches handed out in it, and what must be the same for the same batches."""
+        if self._resumed is not None:
+            return self._resumed
         epoch, batches = self._position
-        return {"epoch": epoch, "batches": batches, **self._identity()}
+        shift = self.sampler.shift if isinstance(self.sampler, WindowSampler) else 0
+        return {"epoch": epoch, "counted": epoch - shift, "batches": batches, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the batches of ``state``; raises ``ValueError`` when its remaining batches cannot be had."""
         if not isinstance(self.sampler, WindowSampler):
             return
-        epoch, batches = state["epoch"], state["batches"]
-        if batches >= len(self):
-            epoch, batches = epoch + 1, 0
+        state = {"counted": state["epoch"], **state}  # older checkpoints do not have it
         found = {name: state[name] for name in self._identity()}
-        if batches and found != self._identity():
+        if state["batches"] and self._within(state) and found != self._identity():
             raise ValueError(
                 f"the checkpoint was saved in the middle of an epoch with {found}, now it is {self._identity()}; "
                 "resume with the same, or from a checkpoint at the end of an epoch"
             )
-        self.sampler.set_epoch(epoch)
-        self._position, self._resume = (epoch, batches), True
+        self.sampler.set_epoch(state["counted"])
+        self._resumed = state
+
+    def _within(self, state: Mapping[str, Any]) -> bool:
+        """Whether the epoch of ``state`` was not over."""
+        return bool(state["batches"] < min(len(self), len(self) if self.limit is None else self.limit))
 
     def _identity(self) -> dict[str, Any]:
         sampler = self.sampler

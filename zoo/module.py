@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -56,6 +57,7 @@ class TrainingModule(L.LightningModule):
         self.optimizer_config = parse_config(OptimizerConfig, optimizer, where="optimizer")
         settings = {"config": plain_config(model.config), "optimizer": plain_config(self.optimizer_config)}
         self.save_hyperparameters(settings)
+        self._seed = 0  # of a fit
 
     # -- saving and loading ----------------------------------------------------------------------------------------
     def save_pretrained(self, directory: str | Path) -> Path:
@@ -119,9 +121,15 @@ class TrainingModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Train in train mode, also what ``from_pretrained`` gave in eval mode."""
         self.train()
+        self._seed = torch.initial_seed()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
-        """One step; returns the loss and the model's detached outputs, which callbacks read."""
+        """One step; returns the loss and the model's detached outputs, which callbacks read.
+
+        Dropout draws from a stream of (seed, process, step, batch): a resumed training goes on as if never stopped.
+        """
+        place = (self._seed, self.global_rank, self.global_step, batch_idx)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
         return self._step("train", batch, self.global_step)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:

@@ -144,12 +144,17 @@ def _read_safetensors(file: Path, sha256: str | None) -> dict[str, Tensor]:
 
 def _write(file: Path, content: bytes) -> None:
     """Write ``content`` beside ``file``, then move it there in one step."""
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                handle.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, file)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{file}: cannot be written ({error.strerror}); what was there before is untouched"
+        ) from error

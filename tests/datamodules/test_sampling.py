@@ -161,13 +161,16 @@ class SaveEveryStep(L.Callback):
     def on_train_batch_end(self, trainer, *_):
         trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
 
+    def on_train_epoch_end(self, trainer, *_):
+        trainer.save_checkpoint(self.folder / f"epoch={trainer.current_epoch}.ckpt")
+
 
 def fit(path, folder, *, num_workers, steps, resume=None, **options):
     module = Recorder()
     trainer = L.Trainer(
         max_steps=steps,
         accelerator="cpu",
-        callbacks=[] if resume else [SaveEveryStep(folder)],
+        callbacks=[SaveEveryStep(folder)],
         enable_checkpointing=False,
         logger=False,
         enable_progress_bar=False,
@@ -186,7 +189,7 @@ def test_lightning_resumes_with_exactly_the_remaining_batches(tiny_store, tmp_pa
     assert len({tuple(batch) for batch in whole}) == 2 * epoch + 2
     for stop in (3, epoch, epoch + 2):  # inside the first epoch, at its end, inside the second
         checkpoint = tmp_path / f"step={stop}.ckpt"
-        rest = fit(tiny_store, tmp_path, num_workers=num_workers, steps=2 * epoch + 2, resume=checkpoint)
+        rest = fit(tiny_store, tmp_path / "rest", num_workers=num_workers, steps=2 * epoch + 2, resume=checkpoint)
         assert rest == whole[stop:]
 
 
@@ -196,7 +199,23 @@ def test_lightning_resumes_epochs_that_were_cut_short(tiny_store, tmp_path):
     assert whole[3] not in whole[:3]
     for stop in (2, 3, 4):
         checkpoint = tmp_path / f"step={stop}.ckpt"
-        assert fit(tiny_store, tmp_path, resume=checkpoint, **options) == whole[stop:]
+        assert fit(tiny_store, tmp_path / "rest", resume=checkpoint, **options) == whole[stop:]
+
+
+@pytest.mark.parametrize("limit", [3, 1.0])
+def test_lightning_resumes_from_ends_of_epochs_again_and_again(tiny_store, tmp_path, limit):
+    options = {"num_workers": 0, "limit_train_batches": limit}
+    epoch = len(make_data(tiny_store).train_dataloader()) if limit == 1.0 else limit
+    options["steps"] = 3 * epoch + 1
+    whole = fit(tiny_store, tmp_path, **options)
+    assert len({tuple(batch) for batch in whole}) == len(whole)
+    rest = fit(tiny_store, tmp_path / "rest", resume=tmp_path / "epoch=0.ckpt", **options)
+    assert rest == whole[epoch:]
+    for stop in (epoch + 1, 2 * epoch):
+        checkpoint = tmp_path / "rest" / f"step={stop}.ckpt"
+        assert fit(tiny_store, tmp_path / "third", resume=checkpoint, **options) == whole[stop:]
+    third = fit(tiny_store, tmp_path / "third", resume=tmp_path / "rest" / "epoch=1.ckpt", **options)
+    assert third == whole[2 * epoch :]
 
 
 def test_overfitting_repeats_the_same_batches(tiny_store, tmp_path):

@@ -42,6 +42,7 @@ class Hub(ThreadingHTTPServer):
         self.repositories = {}
         self.faults = {}
         self.requests = []
+        self.meeting = None  # a threading.Barrier at which clients that ask for a revision wait for each other
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -129,6 +130,8 @@ class Handler(BaseHTTPRequestHandler):
         if commit is None:
             return self.refuse(404, "RevisionNotFound")
         digest, files = commit
+        if api and api.group(2) == "revision" and self.server.meeting is not None:
+            self.server.meeting.wait(timeout=100)
         if file:
             return self.serve(digest, files.get(file.group(3)))
         if api.group(2) == "tree":

@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -54,6 +56,15 @@ def test_what_is_published_loads_bit_by_bit(hub, client, weights):
     card = repository.commits[-1][1]["README.md"].decode()
     assert "Not evaluated." in card
     assert "pipeline_tag: robotics" in card
+
+
+def test_two_processes_fetch_the_same_at_once(hub, client, weights, tmp_path):
+    client(sent(weights))
+    hub.meeting = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: client(loaded(), home="shared"), range(2)))
+    assert found == [fingerprint(load_model(weights))] * 2
+    assert not list((tmp_path / "shared").rglob("*.incomplete"))
 
 
 def test_publishing_again_commits_changes_only(hub, client, weights):

@@ -46,7 +46,7 @@ _TRACEBACK = "--traceback"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    """Run one subcommand; returns the exit code (0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in _HELP:
         print(_help())
@@ -64,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _load(command)(with_packaged_configs(arguments))
     except SystemExit as stop:  # argument parsers say what is wrong and leave
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes it an exit with code 1
+            _complain("interrupted")
+            return 130
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         _complain("interrupted")

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
-from jepakit.callbacks import Probe, RunEstimate
+from jepakit.callbacks import GracefulStop, NumericalGuard, Probe, RunEstimate
 from jepakit.callbacks.folder import run_folder
+from jepakit.checkpoints import FOLDER, LAST, AtomicCheckpointIO, KeepCurves, newest_checkpoint, newest_run
 from jepakit.cli.evaluation import EvaluationPlannerConfig, check_fit, evaluate_model, save_evaluation
 from jepakit.cli.runtime import keep_freed_memory
 from jepakit.datamodules.base import EpisodeDataModule
@@ -204,11 +206,12 @@ class App(LightningCLI):
 
     def __init__(self, args: list[str], *, run: bool = True) -> None:
         self.arguments = args
+        self._resume_from: Path | None = None  # the folder with the checkpoint, for --ckpt_path last
         super().__init__(
             TrainingModule,
             EpisodeDataModule,
             trainer_class=Trainer,
-            trainer_defaults={"callbacks": [RichProgressBar(), RunEstimate()]},
+            trainer_defaults={"callbacks": [RichProgressBar(), RunEstimate(), GracefulStop()]},
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
@@ -226,7 +229,8 @@ class App(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The checkpoint callback is always there; ``checkpoint.*`` sets it."""
+        """Checkpoints and the guard against numerical faults are always there: ``checkpoint.*``, ``guard.*``."""
+        parser.add_lightning_class_args(NumericalGuard, "guard")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.save_last": True})
         parser.add_class_arguments(EvaluationPlannerConfig, "planner")
@@ -238,6 +242,28 @@ class App(LightningCLI):
 
         ``TrainingModule.on_load_checkpoint`` says where the two differ.
         """
+
+    def before_instantiate_classes(self) -> None:
+        """With ``--ckpt_path last``, log into the newest run that has a checkpoint, or begin one."""
+        config = self.config.get("fit")
+        if config is None or config.ckpt_path != LAST:
+            return
+        logger = config.trainer.logger
+        settings = logger.init_args if isinstance(logger, Namespace) else None
+        if config.checkpoint.dirpath is not None:
+            self._resume_from = Path(config.checkpoint.dirpath)
+            return
+        if settings is None or not {"save_dir", "name", "version"} <= vars(settings).keys():
+            raise ValueError(
+                "ckpt_path: found 'last' with a logger that numbers no folders, expected TensorBoardLogger or "
+                "CSVLogger; set checkpoint.dirpath, or give the path of a checkpoint"
+            )
+        runs = Path(settings.save_dir) / (settings.name or "")
+        if settings.version is None:
+            settings.version = newest_run(runs)
+        if settings.version is not None:
+            version = settings.version if isinstance(settings.version, str) else f"version_{settings.version}"
+            self._resume_from = runs / version / FOLDER
 
     def before_evaluate(self) -> None:
         """Hand the settings of the configuration to the trainer."""
@@ -259,9 +285,21 @@ class App(LightningCLI):
         )
 
     def before_fit(self) -> None:
-        """Save the weights as soon as training ends, before any callback that looks at them could fail."""
+        """Go on from the checkpoint to go on from; write whole checkpoints; save the weights as soon as training ends.
+
+        The last comes before any callback that looks at the weights could fail.
+        """
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        config = self.config_init["fit"]
+        if config["ckpt_path"] == LAST:
+            found = None if self._resume_from is None else newest_checkpoint(self._resume_from)
+            config["ckpt_path"] = None if found is None else str(found)
+            for expected in ("Checkpoint directory .* exists", "Experiment logs directory .* exists"):
+                warnings.filterwarnings("ignore", message=expected)
+            print("no checkpoint yet: a new run" if found is None else f"going on from {found}")
         callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        callbacks.insert(0, LambdaCallback(on_fit_end=lambda *_: self._save()))
+        callbacks[:0] = [LambdaCallback(on_fit_end=lambda *_: self._save()), KeepCurves(self.trainer.logger)]
 
     def _save(self) -> None:
         """Write the trained weights beside the checkpoints."""
