@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from jepakit.hub import BUNDLE_FOLDER, resolve
+from jepakit.json_files import parse_json
 from jepakit.planning.backend import PlannerSpec
 from jepakit.planning.settings import PlannerConfig
 
@@ -275,12 +276,9 @@ def _read_graphs(plain: object, spec: PlannerSpec) -> dict[str, Graph]:
 
 def _read_manifest(file: Path) -> dict[str, Any]:
     again = "export the bundle again, or copy it again as a whole"
-    try:
-        text = file.read_text(encoding="utf-8")
-        manifest = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{file}: not readable as JSON ({error}); {again}") from error
-    if not isinstance(manifest, dict) or "schema" not in manifest:
+    text = file.read_bytes()
+    manifest = parse_json(text, where=str(file), remedy=again)
+    if "schema" not in manifest:
         raise ValueError(f"{file}: found no field 'schema', expected a bundle's manifest; {again}")
     if manifest["schema"] != SCHEMA:
         raise ValueError(
@@ -289,7 +287,7 @@ def _read_manifest(file: Path) -> dict[str, Any]:
         )
     if sorted(manifest) != sorted(_KEYS):
         raise ValueError(f"{file}: found the fields {sorted(manifest)}, expected {sorted(_KEYS)}; {again}")
-    if text != _render(manifest):
+    if text != _render(manifest).encode():
         raise ValueError(f"{file}: sha256: does not fit the file, which was changed after the export; {again}")
     if manifest["precision"] not in PRECISIONS:
         raise ValueError(f"{file}: precision: found {manifest['precision']!r}, expected one of {', '.join(PRECISIONS)}")

@@ -29,6 +29,9 @@ class Location:
         return self.address
 
     def __truediv__(self, name: str) -> Location:
+        """What is called ``name`` below; ``ValueError`` for a name that leads out of here."""
+        if name.startswith("/") or "\0" in name or {"..", ""} & set(name.split("/")):
+            raise ValueError(f"{self}: found the name {name!r} in it, expected one of a file below it")
         return Location(f"{self.address.rstrip('/')}/{name}")
 
     @property

@@ -5,7 +5,6 @@ The names are compared with the ones known here and never imported; the weights 
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +14,9 @@ import torch
 from torch import Tensor
 
 from jepakit.hub import locate
+from jepakit.json_files import read_json
+from jepakit.untrusted import load_tensors
 from jepakit.zoo.config import parse_config
-from jepakit.zoo.files import read_json
 from jepakit.zoo.lewm.config import LeWMConfig
 from jepakit.zoo.lewm.model import LeWMModel
 from jepakit.zoo.trainable import neutral_statistics
@@ -132,11 +132,7 @@ def _targets(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, obj
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file}: not a complete file of plain tensors ({reason}); download it again") from error
+    tensors = load_tensors(file.read_bytes(), where=file)
     if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ValueError(f"{file}: found {type(tensors).__name__}, expected a mapping of names to tensors")
     return dict(tensors)

@@ -27,6 +27,7 @@ from jepakit.planning.evaluation.files import write_json
 from jepakit.planning.evaluation.protocol import EvaluationConfig
 from jepakit.planning.evaluation.provenance import commit, machine, versions
 from jepakit.planning.evaluation.report import Evaluation
+from jepakit.results import read_training
 from jepakit.zoo import from_pretrained
 from jepakit.zoo.files import fingerprint
 from jepakit.zoo.module import TrainingModule
@@ -103,7 +104,7 @@ class Trainer(L.Trainer):
         check_fit(world, datamodule)
         folder = Path(out) if out else Path(weights).parent / "probes"
         record = Path(weights) / TRAINING_FILE
-        step = json.loads(record.read_text())["steps"] if record.is_file() else 0
+        step = read_training(record)["steps"] if record.is_file() else 0
         found = {probe.name: probe.run(world, datamodule, folder, step=step) for probe in probes}
         print(json.dumps(found, indent=1))
         print(f"wrote {folder}")
