@@ -25,7 +25,7 @@ from jepakit.datamodules.tasks import TaskConfig
 from jepakit.export.bundle import Bundle, Precision
 from jepakit.planning.evaluation.files import write_json
 from jepakit.planning.evaluation.protocol import EvaluationConfig
-from jepakit.planning.evaluation.provenance import commit, machine, versions
+from jepakit.planning.evaluation.provenance import commit, machine, versions, without_query
 from jepakit.planning.evaluation.report import Evaluation
 from jepakit.results import read_training
 from jepakit.zoo import from_pretrained
@@ -239,6 +239,14 @@ class App(LightningCLI):
         ``TrainingModule.on_load_checkpoint`` says where the two differ.
         """
 
+    def before_instantiate_classes(self) -> None:
+        """Never unpickle a checkpoint: left open, Lightning would do so with one behind an http address."""
+        config = self.config.get(self.subcommand, {}) if self.subcommand else {}
+        if "weights_only" in config:
+            if config["weights_only"] is False:
+                raise ValueError("weights_only: found false, expected true: a pickle may run anything; see SECURITY.md")
+            config["weights_only"] = True
+
     def before_evaluate(self) -> None:
         """Hand the settings of the configuration to the trainer."""
         self._hand_over("evaluate")
@@ -275,7 +283,7 @@ class App(LightningCLI):
         """What this training was, for whoever gets its weights."""
         data = self.datamodule
         return {
-            "command": shlex.join(["lightning", *self.arguments]),
+            "command": shlex.join(["lightning", *map(without_query, self.arguments)]),
             "seed": self.config[self.subcommand]["seed_everything"],
             "steps": self.trainer.global_step,
             "data": {
