@@ -37,6 +37,7 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 OPSETS = range(18, 24)
 
+_LARGEST = float(np.finfo(np.float32).max)
 _BOUNDS = {"action_low": -np.inf, "action_high": np.inf}
 _KEYS = (
     *("schema", "jepakit", "model", "opset", "precision", "spec", "graphs", "planner", "files", "verification"),
@@ -243,7 +244,8 @@ def _checked(name: str, value: Any, fits: Callable[[object], bool], expected: st
 def _numbers(name: str, value: object) -> np.ndarray[Any, np.dtype[np.float32]]:
     missing = _BOUNDS.get(name)
     numbers = isinstance(value, list) and all(
-        type(number) in (int, float) or (number is None and missing is not None) for number in value
+        (type(number) in (int, float) and abs(number) <= _LARGEST) or (number is None and missing is not None)
+        for number in value
     )
     if not numbers:
         raise ValueError(f"spec.{name}: found {value!r}, expected a list of numbers; export the bundle again")
@@ -263,6 +265,8 @@ def _plain_graphs(graphs: Mapping[str, Graph]) -> dict[str, Any]:
 
 def _read_graphs(plain: object, spec: PlannerSpec) -> dict[str, Graph]:
     """Return the graphs that follow from ``spec``, after checking that the manifest says the same."""
+    if isinstance(plain, dict) and spec.history > len(plain):  # before as many are made as the file asks for
+        raise ValueError(f"graphs: found {sorted(plain)}, expected score_1 to score_{spec.history} from spec.history")
     graphs = graphs_of(spec)
     expected = _plain_graphs(graphs)
     if not isinstance(plain, dict) or sorted(plain) != sorted(expected):

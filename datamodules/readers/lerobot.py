@@ -6,7 +6,6 @@ import math
 import re
 from collections import OrderedDict
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from jepakit.datamodules.readers.base import BadEpisode, Reader, Rows, column_dt
 from jepakit.datamodules.readers.location import Location, PerProcess
 from jepakit.datamodules.readers.video import Videos
 from jepakit.datamodules.store import Array, Column
+from jepakit.datamodules.store.schema import NUMBERS
 from jepakit.json_files import check_json, parse_json
 from jepakit.untrusted import naming
 
@@ -26,6 +26,7 @@ _IN_ORDER = [("dataset_from_index", "ascending"), ("episode_index", "ascending")
 _TABLES_KEPT = 64
 _FIELD = re.compile(r"\{(?:chunk_index|file_index|video_key)(?::0?\d?d)?\}")
 _EXAMPLE = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+_OTHERS = ("video", "image", "string")
 _FASTEST = 1e6  # rows per second
 _MOST_NUMBERS = 1 << 28  # in one row of one feature: a 9,000-pixel frame
 _INFO = {
@@ -70,7 +71,7 @@ class LeRobotReader(Reader):
             else:
                 name = _NAMES.get(feature, feature)
                 shape = tuple(info["shape"])
-                dtype = column_dtype(self.path, feature, _dtype(self.path, feature, info["dtype"]))
+                dtype = column_dtype(self.path, feature, np.dtype(info["dtype"]))
                 # scalars are stored as plain numbers, and the format calls their shape (1,)
                 columns[name] = Column(dtype=dtype, shape=() if shape == (1,) and name != "action" else shape)
             self._features[name] = feature
@@ -221,6 +222,8 @@ def _read_info(location: Location) -> dict[str, Any]:
         if set(_FIELD.sub("", info.get(name) or "")) & set("{}"):
             raise ValueError(f"{file}: {name}: found {info[name]!r}, expected a path like {_EXAMPLE}")
     for name, feature in info["features"].items():
+        if feature["dtype"] not in _OTHERS and not NUMBERS.fullmatch(feature["dtype"]):
+            raise ValueError(f"{file}: features.{name}.dtype: found {feature['dtype']!r}, no such type")
         if feature["dtype"] == "video" and not info.get("video_path"):
             raise ValueError(f"{file}: video_path: found none, expected the path of the videos of {name!r}")
         if min(feature["shape"], default=1) < 1 or math.prod(feature["shape"]) > _MOST_NUMBERS:
@@ -228,15 +231,6 @@ def _read_info(location: Location) -> dict[str, Any]:
                 f"{file}: features.{name}.shape: found {feature['shape']}, expected 1 to {_MOST_NUMBERS} numbers"
             )
     return info
-
-
-def _dtype(path: Path | str, feature: str, name: str) -> np.dtype[Any]:
-    try:
-        return np.dtype(name)
-    except TypeError as error:
-        raise ValueError(
-            f"{path}: meta/info.json: features.{feature}.dtype: found {name!r}, expected a type"
-        ) from error
 
 
 def _frame_shape(info: dict[str, Any]) -> tuple[int, ...]:

@@ -11,9 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from jepakit.datamodules.store.schema import Column
+from jepakit.datamodules.store.schema import NUMBERS, Column
 from jepakit.json_files import check_json, read_json
 
 FORMAT, VERSION = "jepakit-episodes", 2
@@ -125,14 +123,13 @@ def files_of(columns: Mapping[str, Column]) -> set[str]:
 
 def _column(value: Mapping[str, Any], *, where: str) -> Column:
     """From checked JSON; raises ``ValueError`` for a dtype that is none, or one of Python objects."""
+    shape = tuple(value["shape"])
+    if not NUMBERS.fullmatch(value["dtype"]) or min(shape, default=0) < 0:
+        raise ValueError(f"{where}: found {value['dtype']} of shape {shape}, expected numbers or booleans")
     try:
-        kind = np.dtype(value["dtype"]).kind
-        column = Column(dtype=value["dtype"], shape=tuple(value["shape"]), codec=value["codec"])
-    except (TypeError, ValueError) as error:
+        return Column(dtype=value["dtype"], shape=shape, codec=value["codec"])
+    except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    if kind not in "biuf" or min(column.shape, default=0) < 0:
-        raise ValueError(f"{where}: found {column.dtype} of shape {column.shape}, expected numbers or booleans")
-    return column
 
 
 def _check_shards(columns: Mapping[str, Column], shards: Sequence[ShardRecord], *, where: str) -> None:

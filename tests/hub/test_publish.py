@@ -294,3 +294,27 @@ def test_what_does_not_load_is_not_published(weights, tmp_path):
     with pytest.raises(ValueError, match="not a complete safetensors file"):
         publish(weights, NAME, dry_run=tmp_path / "dry")
     assert not (tmp_path / "dry").exists()
+
+
+def test_the_token_is_nowhere_but_in_the_requests(hub, client, weights, lewm, tmp_path, capfd):
+    client(FIT.format(folder=str(tmp_path), lewm=lewm), loaded())
+    hub.faults["commit"] = 100
+    said = client(sent(weights, revision="other"), fails=True)
+    said += "".join(capfd.readouterr())
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"config.json", "README.md"} <= {path.name for path in written} | set(hub.repositories[NAME].commits[-1][1])
+    assert not [path for path in written if hub.token.encode() in path.read_bytes()]
+    assert not [
+        name for _, files in hub.repositories[NAME].commits for name, c in files.items() if hub.token.encode() in c
+    ]
+    assert hub.token not in said
+
+
+def test_a_repository_cannot_write_elsewhere(hub, client, weights, tmp_path):
+    client(sent(weights))
+    content = hub.repositories[NAME].commits[-1][1]
+    hub.repositories[NAME].commit("main", {**content, "bundle/../../../../../../../escaped": b"here"})
+    fetch = 'from jepakit.hub import fetch\nprint(fetch("org/lewm-test", ["bundle/*"]))'
+    assert "hub:org/lewm-test: Invalid filename" in client(fetch, fails=True, home="a/b/c/d/home")
+    assert not list(tmp_path.rglob("escaped"))
+    assert client(loaded()) == fingerprint(load_model(weights))  # which fetches its two files only

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from jepakit.hub import locate
-from jepakit.json_files import read_json
+from jepakit.json_files import check_json, read_json
 from jepakit.untrusted import load_tensors
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.lewm.config import LeWMConfig
@@ -33,6 +33,14 @@ _TARGETS = {
     "projector.norm_fn": "torch.nn.BatchNorm1d",
     "pred_proj": "stable_worldmodel.wm.lewm.module.MLP",
     "pred_proj.norm_fn": "torch.nn.BatchNorm1d",
+}
+_TREE = {
+    "encoder": {"size": str, "image_size": int, "patch_size": int},
+    "predictor": {
+        **{"num_frames": int, "hidden_dim": int, "depth": int, "heads": int, "dim_head": int, "mlp_dim": int},
+        **{"dropout": float, "emb_dropout?": float},
+    },
+    "action_encoder": {"input_dim": int},
 }
 _HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16}
 
@@ -108,10 +116,11 @@ def read_official(
                 "this is not a LeWM checkpoint of the known layout"
             )
     tensors = _translate(_read_weights(weights_file), weights_file)
+    check_json(tree, _TREE, where=str(config_file))
     try:
         config = _config(tree, tensors, frame_skip, encoder_heads)
-    except KeyError as error:
-        raise ValueError(f"{folder}: found no {error} in {_CONFIG_FILE} or {_WEIGHTS_FILE}") from error
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"{weights_file}: found no {error} of the layout's shape") from error
     except ValueError as error:
         raise ValueError(f"{config_file}: {error}") from error
     return Checkpoint(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from jsonargparse import set_parsing_settings
+from jsonargparse import set_config_read_mode, set_parsing_settings
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
@@ -304,6 +304,7 @@ def run_application(arguments: list[str]) -> App:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # tips and device lists
     warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")  # Lightning's own
+    set_config_read_mode(fsspec_enabled=False)  # Lightning turns it on; a class_path is code, and none is fetched
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return App(arguments)
 
