@@ -135,13 +135,20 @@ def tamper(hub, name, content):
     repository.commit("main", {**repository.commits[-1][1], name: content})
 
 
+def unsigned(config, **changes):
+    """A changed config without the hash that would tell."""
+    values = {key: value for key, value in json.loads(config).items() if key != "config_sha256"}
+    return json.dumps({**values, **changes}).encode()
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
         ("model.safetensors", lambda old: old[:-1] + b"!", "sha256: found"),
         ("model.safetensors", lambda old: (2**40).to_bytes(8, "little") + old[8:], "not a complete safetensors file"),
-        ("config.json", lambda old: old.replace(b'"lewm"', b'"os.system"'), "model: found 'os.system', expected one"),
-        ("config.json", lambda old: old.replace(b'"history"', b'"class_path"'), "unknown key 'class_path'"),
+        ("config.json", lambda old: old.replace(b'"history"', b'"class_path"'), "config_sha256: does not fit the file"),
+        ("config.json", lambda old: unsigned(old, model="os.system"), "model: found 'os.system', expected one"),
+        ("config.json", lambda old: unsigned(old, config={"class_path": "os.system"}), "unknown key 'class_path'"),
     ],
 )
 def test_what_was_tampered_with_is_refused(hub, client, weights, name, change, message):
@@ -246,11 +253,9 @@ def test_the_best_checkpoint_of_a_run_is_published(hub, client, lewm, tmp_path):
     assert f"lightning publish -c … --weights {tmp_path / 'published'}" in message
 
 
-def test_a_dry_run_sends_nothing(weights, tmp_path):
-    (weights.parent / "evaluation").mkdir()
-    mine = fingerprint(load_model(weights))
-    evaluation = {
-        "settings": {"fingerprint": mine},
+def evaluation_of(weights):
+    return {
+        "settings": {"fingerprint": weights},
         "environment": "TwoRoom",
         "tasks": {"sha256": "ab" * 32, "split": "test", "offset": 25, "count": 50},
         "budget": 50,
@@ -260,6 +265,12 @@ def test_a_dry_run_sends_nothing(weights, tmp_path):
             "random": {"rate": 0.06, "interval95": [0.021, 0.162], "latency_ms": None},
         },
     }
+
+
+def test_a_dry_run_sends_nothing(weights, tmp_path):
+    (weights.parent / "evaluation").mkdir()
+    mine = fingerprint(load_model(weights))
+    evaluation = evaluation_of(mine)
     (weights.parent / "evaluation" / "evaluation.json").write_text(json.dumps(evaluation))
     (weights.parent / "probes").mkdir()
     measured = {"measured": [{"step": 9, "weights": mine, "values": {"shuffle_gap": 83.04, "ranking_random": None}}]}
@@ -279,7 +290,7 @@ def test_a_dry_run_sends_nothing(weights, tmp_path):
 
 def test_what_was_measured_on_other_weights_is_left_out(weights, tmp_path):
     other = {"measured": [{"step": 9, "weights": "other", "values": {"shuffle_gap": 83.04}}]}
-    for name, content in (("evaluation", {"settings": {"fingerprint": "other"}}), ("probes", other)):
+    for name, content in (("evaluation", evaluation_of("other")), ("probes", other)):
         (weights.parent / name).mkdir()
         (weights.parent / name / f"{name}.json").write_text(json.dumps(content))
     found = publish(weights, NAME, dry_run=tmp_path / "dry")
