@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from abc import abstractmethod
 from pathlib import Path
@@ -13,6 +12,7 @@ import lightning as L
 from jepakit.callbacks.folder import run_folder
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.planning.evaluation.files import write_json
+from jepakit.results import read_probe
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.files import fingerprint
 from jepakit.zoo.module import WorldModelModule
@@ -71,7 +71,7 @@ class Probe(L.Callback):
         values = self.measure(model.eval(), data, folder)
         model.train(was_training)
         file = folder / f"{self.name}.json"
-        earlier = json.loads(file.read_text())["measured"] if file.is_file() else []
+        earlier = read_probe(file) if file.is_file() else []
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
         kept = [entry for entry in earlier if entry["step"] < step]
         write_json(file, {"measured": [*kept, {"step": step, "weights": fingerprint(model), "values": plain}]})

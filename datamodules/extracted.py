@@ -6,13 +6,15 @@ Shape letters: N tokens or slots per frame, E their width.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from jepakit.datamodules.store import Array, Column, EpisodeSource, EpisodeWriter
+from jepakit.untrusted import naming
 
 _COLUMN = "features"
 _KEY = re.compile(r"(?:.*\D)?(\d+)")  # episode_12, 12, train/0012
@@ -48,17 +50,29 @@ def store_features(file: str | Path, data: EpisodeSource, destination: str | Pat
 def _arrays(file: Path) -> Iterator[tuple[list[str], Callable[[str], Array]]]:
     """Names of the arrays in a file, and what reads one of them."""
     if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as arrays:
-            yield list(arrays.files), lambda name: np.asarray(arrays[name])
+        with naming(file):
+            archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError(f"{file}: found one array, expected an .npz file with one for each episode")
+        with archive as arrays:
+            yield list(arrays.files), partial(_array, file, arrays)
     elif file.suffix in (".h5", ".hdf5"):
         import h5py
 
-        with h5py.File(file) as arrays:
+        with naming(file):
+            opened = h5py.File(file)
+        with opened as arrays:
             names: list[str] = []
-            arrays.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-            yield names, lambda name: np.asarray(arrays[name])
+            with naming(file):
+                arrays.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+            yield names, partial(_array, file, arrays)
     else:
         raise ValueError(f"{file}: found the ending {file.suffix!r}, expected .npz, .h5 or .hdf5")
+
+
+def _array(file: Path, arrays: Mapping[str, Array], name: str) -> Array:
+    with naming(file):
+        return np.asarray(arrays[name])
 
 
 def _episodes(names: list[str], count: int, file: Path) -> list[str]:

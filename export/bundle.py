@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from jepakit.hub import BUNDLE_FOLDER, resolve
+from jepakit.json_files import parse_json
 from jepakit.planning.backend import PlannerSpec
 from jepakit.planning.settings import PlannerConfig
 
@@ -36,6 +37,7 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 OPSETS = range(18, 24)
 
+_LARGEST = float(np.finfo(np.float32).max)
 _BOUNDS = {"action_low": -np.inf, "action_high": np.inf}
 _KEYS = (
     *("schema", "jepakit", "model", "opset", "precision", "spec", "graphs", "planner", "files", "verification"),
@@ -242,7 +244,8 @@ def _checked(name: str, value: Any, fits: Callable[[object], bool], expected: st
 def _numbers(name: str, value: object) -> np.ndarray[Any, np.dtype[np.float32]]:
     missing = _BOUNDS.get(name)
     numbers = isinstance(value, list) and all(
-        type(number) in (int, float) or (number is None and missing is not None) for number in value
+        (type(number) in (int, float) and abs(number) <= _LARGEST) or (number is None and missing is not None)
+        for number in value
     )
     if not numbers:
         raise ValueError(f"spec.{name}: found {value!r}, expected a list of numbers; export the bundle again")
@@ -262,6 +265,8 @@ def _plain_graphs(graphs: Mapping[str, Graph]) -> dict[str, Any]:
 
 def _read_graphs(plain: object, spec: PlannerSpec) -> dict[str, Graph]:
     """Return the graphs that follow from ``spec``, after checking that the manifest says the same."""
+    if isinstance(plain, dict) and spec.history > len(plain):  # before as many are made as the file asks for
+        raise ValueError(f"graphs: found {sorted(plain)}, expected score_1 to score_{spec.history} from spec.history")
     graphs = graphs_of(spec)
     expected = _plain_graphs(graphs)
     if not isinstance(plain, dict) or sorted(plain) != sorted(expected):
@@ -275,12 +280,9 @@ def _read_graphs(plain: object, spec: PlannerSpec) -> dict[str, Graph]:
 
 def _read_manifest(file: Path) -> dict[str, Any]:
     again = "export the bundle again, or copy it again as a whole"
-    try:
-        text = file.read_text(encoding="utf-8")
-        manifest = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{file}: not readable as JSON ({error}); {again}") from error
-    if not isinstance(manifest, dict) or "schema" not in manifest:
+    text = file.read_bytes()
+    manifest = parse_json(text, where=str(file), remedy=again)
+    if "schema" not in manifest:
         raise ValueError(f"{file}: found no field 'schema', expected a bundle's manifest; {again}")
     if manifest["schema"] != SCHEMA:
         raise ValueError(
@@ -289,7 +291,7 @@ def _read_manifest(file: Path) -> dict[str, Any]:
         )
     if sorted(manifest) != sorted(_KEYS):
         raise ValueError(f"{file}: found the fields {sorted(manifest)}, expected {sorted(_KEYS)}; {again}")
-    if text != _render(manifest):
+    if text != _render(manifest).encode():
         raise ValueError(f"{file}: sha256: does not fit the file, which was changed after the export; {again}")
     if manifest["precision"] not in PRECISIONS:
         raise ValueError(f"{file}: precision: found {manifest['precision']!r}, expected one of {', '.join(PRECISIONS)}")

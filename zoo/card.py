@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jepakit
-from jepakit.zoo.files import read_json
+from jepakit.results import read_probe
 from jepakit.zoo.weights import Checkpoint
 
 TEMPLATE = Path(__file__).parent / "MODEL_CARD.md"
@@ -77,7 +77,8 @@ def model_card(
 
 def last_probes(folder: Path, weights: str) -> dict[str, dict[str, Any]]:
     """Return the latest figures of every probe in ``folder`` that measured the weights of this fingerprint."""
-    latest = {file.stem: read_json(file)["measured"][-1] for file in sorted(folder.glob("*.json"))}
+    measured = {file.stem: read_probe(file) for file in sorted(folder.glob("*.json"))}
+    latest = {name: entries[-1] for name, entries in measured.items() if entries}
     return {name: entry["values"] for name, entry in latest.items() if entry.get("weights") == weights}
 
 

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jepakit.hub import locate
+from jepakit.json_files import read_json
+from jepakit.untrusted import naming
 from jepakit.zoo.files import load_strict
 from jepakit.zoo.frozen import FrozenEncoderConfig
 from jepakit.zoo.layers.cnn import CNNEncoder
@@ -61,25 +63,25 @@ def read_encoder(source: str | Path, config: FrozenEncoderConfig) -> dict[str, T
 
 
 def _read_transformer(folder: Path, config: FrozenEncoderConfig) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging as their_logging
 
-    theirs = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    _check_kind(folder, theirs, config)
+    read_json(folder / CONFIG_FILE)  # for an error that names it
+    with naming(folder / CONFIG_FILE):
+        theirs = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        _check_kind(folder, theirs, config)
     verbosity = their_logging.get_verbosity()
     their_logging.set_verbosity(logging.ERROR)  # it would list the pooler, which nobody reads, as missing or unexpected
     try:
-        model, report = AutoModel.from_pretrained(
-            folder,
-            config=theirs,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS_FILE}: not a complete safetensors file ({error}); get it again") from error
+        with naming(folder / WEIGHTS_FILE):
+            model, report = AutoModel.from_pretrained(
+                folder,
+                config=theirs,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     finally:
         their_logging.set_verbosity(verbosity)
     missing = sorted(name for name in report["missing_keys"] if not _UNUSED.fullmatch(name))

@@ -1,26 +1,13 @@
-"""Reading a checkpoint's files and loading tensors strictly."""
+"""Loading a checkpoint's tensors strictly, and naming them by their content."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object; raises ``ValueError`` naming the file if it is not one."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not readable as JSON ({error}); save or download it again") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file}: found {type(values).__name__}, expected a JSON object")
-    return values
 
 
 def load_strict(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from jepakit.hub import BUNDLE_FOLDER
 from jepakit.planning.evaluation.files import write_json
+from jepakit.results import read_evaluation, read_training
 from jepakit.zoo.card import last_probes, model_card
-from jepakit.zoo.files import fingerprint, read_json
+from jepakit.zoo.files import fingerprint
 from jepakit.zoo.weights import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, build_model, read_checkpoint
 
 EVALUATION_FILE = "evaluation.json"
@@ -54,13 +55,11 @@ def publish(
         staged.mkdir()
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copyfile(folder / name, staged / name)
+        training, evaluation = folder / TRAINING_FILE, folder.parent / "evaluation" / EVALUATION_FILE
         facts = {
-            "training": _read(folder / TRAINING_FILE),
-            "evaluation": _read(folder.parent / "evaluation" / EVALUATION_FILE),
+            "training": read_training(training) if training.is_file() else None,
+            "evaluation": _read_own(evaluation, checkpoint.name, mine) if evaluation.is_file() else None,
         }
-        evaluation = facts["evaluation"]
-        if evaluation is not None and evaluation["settings"].get("fingerprint") != mine:
-            facts["evaluation"] = None
         for key, name in (("training", TRAINING_FILE), ("evaluation", EVALUATION_FILE)):
             content = facts[key]
             if content is not None:
@@ -89,8 +88,14 @@ def publish(
         )
 
 
-def _read(file: Path) -> dict[str, Any] | None:
-    return read_json(file) if file.is_file() else None
+def _read_own(file: Path, family: str, weights: str) -> dict[str, Any] | None:
+    """Read an evaluation if it is one of these ``weights``."""
+    found = read_evaluation(file)
+    if found["settings"].get("fingerprint") != weights:
+        return None
+    if family not in found["policies"]:
+        raise ValueError(f"{file}: policies: found {sorted(found['policies'])}, expected {family!r}; evaluate again")
+    return found
 
 
 def _send(staged: Path, repository: str, *, private: bool, revision: str | None) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jepakit
 from jepakit.hub import locate
+from jepakit.json_files import read_json
 from jepakit.zoo.config import parse_config, plain_config
-from jepakit.zoo.files import load_strict, read_json
+from jepakit.zoo.files import load_strict
 from jepakit.zoo.registry import lookup
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TRAINING_FILE = "training.json"
 _OFFICIAL = "official:"
+_CONFIG_HASH = "config_sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,6 @@ def save_pretrained(model: Trainable, directory: str | Path) -> Path:
 
     Both files appear complete or not at all; the config comes last.
     """
-    import json
-
     from safetensors.torch import save
 
     directory = Path(directory).expanduser()
@@ -58,6 +59,7 @@ def save_pretrained(model: Trainable, directory: str | Path) -> Path:
         "config": plain_config(model.config),
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
+    config[_CONFIG_HASH] = _hash_of(config)
     _write(directory / WEIGHTS_FILE, weights)
     _write(directory / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
     return directory
@@ -104,10 +106,16 @@ def read_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         return read_official(source.removeprefix(_OFFICIAL), revision=revision)
     folder = locate(source, (CONFIG_FILE, WEIGHTS_FILE), revision=revision)
     config = read_json(folder / CONFIG_FILE)
+    recorded = config.pop(_CONFIG_HASH, None)
     expected = {"model", "jepakit", "config", "sha256"}
-    if set(config) | {"sha256"} != expected:  # weights saved by an early version have no hash
+    if set(config) | {"sha256"} != expected:  # weights saved by early versions have no hashes
         hint = "; this looks like the LeWM authors' layout: write 'official:…'" if "_target_" in config else ""
         raise ValueError(f"{folder / CONFIG_FILE}: found keys {sorted(config)}, expected {sorted(expected)}{hint}")
+    if recorded is not None and recorded != _hash_of(config):
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: {_CONFIG_HASH}: does not fit the file, which was changed after it was saved; "
+            f"download it again, or remove {_CONFIG_HASH} if the change was meant"
+        )
     try:
         config_class = lookup(config["model"]).config_class()
         model_config = parse_config(config_class, config["config"], where="config")
@@ -119,6 +127,10 @@ def read_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         tensors=_read_safetensors(folder / WEIGHTS_FILE, config.get("sha256")),
         source=folder / WEIGHTS_FILE,
     )
+
+
+def _hash_of(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def _read_safetensors(file: Path, sha256: str | None) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from jepakit.datamodules.readers.location import Location
 from jepakit.datamodules.store import Array, Column
+from jepakit.untrusted import naming
 
 Rows = NDArray[np.int64]
 
@@ -68,10 +69,11 @@ class Reader(ABC):
             raise KeyError(f"{self.path}: column {column!r} not found; it has {', '.join(self.columns)}")
         info = self.columns[column]
         rows = np.asarray(rows, dtype=np.int64)
-        if out is None:
-            out = np.empty((len(rows), *info.shape), dtype=info.dtype)
-        if len(rows):
-            self._read(column, rows, out)
+        with naming(self.path):
+            if out is None:
+                out = np.empty((len(rows), *info.shape), dtype=info.dtype)
+            if len(rows):
+                self._read(column, rows, out)
         return out
 
     @abstractmethod
@@ -113,10 +115,10 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     """A JPEG or PNG file as ``(h, w, 3)``; raises ``ValueError`` saying what is wrong with it."""
     from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(data)) as image:
+    try:  # other formats are not expected, and some of Pillow's plugins run programs
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"image of {len(data)} bytes cannot be decoded ({type(error).__name__})") from error
 
 

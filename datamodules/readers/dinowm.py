@@ -6,10 +6,6 @@ the agent (divided by 100 here: the environment multiplies by 100), ``seq_length
 
 from __future__ import annotations
 
-import io
-import pickle
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +14,7 @@ from jepakit.datamodules.readers.location import Location
 from jepakit.datamodules.readers.pickles import load_integers
 from jepakit.datamodules.readers.video import Videos
 from jepakit.datamodules.store import Array, Column
+from jepakit.untrusted import load_tensors
 
 _ACTION_SCALE = 100.0  # pixels per unit of action
 _PROPRIO = (0, 1, 5, 6)  # agent position and velocity within the 7 state entries
@@ -56,12 +53,7 @@ class DINOWMReader(Reader):
         file = self.location / name
         if not file.exists():
             raise ValueError(f"{file}: missing; a DINO-WM folder holds states.pth, velocities.pth and rel_actions.pth")
-        try:
-            loaded: Any = torch.load(io.BytesIO(file.read_bytes()), weights_only=True, map_location="cpu")
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-            raise ValueError(
-                f"{file}: not a plain tensor ({str(error).splitlines()[0]}); it may be truncated"
-            ) from error
+        loaded = load_tensors(file.read_bytes(), where=file)
         if not isinstance(loaded, torch.Tensor) or loaded.ndim != 3 or len(loaded) != episodes:
             found = tuple(loaded.shape) if isinstance(loaded, torch.Tensor) else type(loaded).__name__
             raise ValueError(

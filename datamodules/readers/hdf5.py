@@ -33,8 +33,9 @@ class HDF5Reader(Reader):
         self._file = PerProcess(partial(_open, location))
         self.fork_safe = not location.remote
         file = self._file.get()
+        columns = self._columns(file)
         lengths, offsets = self._episodes(file)
-        self._describe(self._columns(file), lengths, offsets, stamp=str(location.size()))
+        self._describe(columns, lengths, offsets, stamp=str(location.size()))
         ends = self.offsets + self.lengths
         for name in self.columns:
             if int(ends.max()) > len(file[name]):
@@ -62,6 +63,8 @@ class HDF5Reader(Reader):
         import h5py
 
         columns = {}
+        for name in sorted(file):
+            _check_contained(self.location, name, file)
         for name in sorted(set(file) - {_LENGTH, _OFFSET, *_EPISODE}):
             data = file[name]
             if isinstance(data, h5py.Dataset) and data.ndim:
@@ -95,6 +98,18 @@ def _open(location: Location) -> Any:  # noqa: ANN401 (h5py has no types)
         return h5py.File(location.open() if location.remote else location.address, "r")
     except OSError as error:
         raise ValueError(f"{location}: not a readable HDF5 file ({error}); it may be truncated") from error
+
+
+def _check_contained(location: Location, name: str, file: Any) -> None:  # noqa: ANN401 (h5py has no types)
+    """Refuse what HDF5 would read from other files: links to them, external storage, virtual columns."""
+    import h5py
+
+    link = file.get(name, getlink=True)
+    outside = isinstance(link, h5py.ExternalLink)
+    if not outside and isinstance(data := file[name], h5py.Dataset):
+        outside = bool(data.external) or data.is_virtual
+    if outside:
+        raise ValueError(f"{location}: column {name!r} lies in another file; copy the data into this one (h5repack)")
 
 
 def _check_filters(location: Location, name: str, data: Any) -> None:  # noqa: ANN401 (h5py has no types)

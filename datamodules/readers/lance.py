@@ -10,6 +10,7 @@ import numpy as np
 from jepakit.datamodules.readers.base import Reader, Rows, column_dtype, decode_image, episode_runs
 from jepakit.datamodules.readers.location import Location, PerProcess
 from jepakit.datamodules.store import Array, Column
+from jepakit.untrusted import naming
 
 _EPISODE = ("episode_idx", "ep_idx")
 
@@ -31,7 +32,7 @@ class LanceReader(Reader):
         index = next((name for name in _EPISODE if name in schema), None)
         if index is None:
             raise ValueError(f"{self.path}: column {_EPISODE[0]!r} not found; it has {', '.join(sorted(schema))}")
-        numbers = self._wrapped(partial(table.to_table, columns=[index]))[index].to_numpy()
+        numbers = self._whole_column(index)
         lengths, offsets = episode_runs(self.path, numbers)
         self._images: set[str] = set()
         columns = {name: self._column(name, kind) for name, kind in sorted(schema.items()) if name not in _EPISODE}
@@ -55,7 +56,7 @@ class LanceReader(Reader):
     def _image_shape(self, name: str) -> tuple[int, ...]:
         """Shape of the first image that can be decoded."""
         problem: ValueError | None = None
-        first = self._table.get().head(10, columns=[name])[name]
+        first = self._take(name, np.arange(min(10, self._table.get().count_rows())))
         for row, value in enumerate(first):
             try:
                 return decode_image(value.as_py() or b"").shape
@@ -65,8 +66,7 @@ class LanceReader(Reader):
 
     def _read(self, column: str, rows: Rows, out: Array) -> None:
         unique, inverse = np.unique(rows, return_inverse=True)  # a row is fetched and decoded once
-        table = self._wrapped(partial(self._table.get().take, unique.tolist(), columns=[column]))
-        values = table[column].combine_chunks()
+        values = self._take(column, unique).combine_chunks()
         if values.null_count:
             row = int(unique[np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]])
             raise self.bad(row, f"column {column!r} is empty in row {row}")
@@ -91,13 +91,22 @@ class LanceReader(Reader):
             images[place] = image
         return images
 
-    def _wrapped(self, read: Any) -> Any:  # noqa: ANN401 (pyarrow has no types)
-        try:
-            return read()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"{self.path}: cannot be read ({str(error).splitlines()[0]}); it may be truncated"
-            ) from error
+    def _whole_column(self, column: str) -> Rows:
+        """All numbers of a column, by a scan.
+
+        A scan's error ends the process where it quotes damaged bytes (arrow-rs' C stream), one in taking rows does not:
+        a row of every file comes first.
+        """
+        with naming(self.path):
+            counts = np.array([fragment.count_rows() for fragment in self._table.get().get_fragments()], dtype=np.int64)
+            self._take(column, (np.cumsum(counts) - counts)[counts > 0])
+            numbers: Rows = self._table.get().to_table(columns=[column])[column].to_numpy()
+            return numbers
+
+    def _take(self, column: str, rows: Rows) -> Any:  # noqa: ANN401 (pyarrow has no types)
+        """Rows of a column."""
+        with naming(self.path):
+            return self._table.get().take(rows.tolist(), columns=[column])[column]
 
 
 def _open(location: Location) -> Any:  # noqa: ANN401 (Lance has no types)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import math
+import re
 from collections import OrderedDict
 from contextlib import suppress
 from typing import Any
@@ -14,12 +15,24 @@ from jepakit.datamodules.readers.base import BadEpisode, Reader, Rows, column_dt
 from jepakit.datamodules.readers.location import Location, PerProcess
 from jepakit.datamodules.readers.video import Videos
 from jepakit.datamodules.store import Array, Column
+from jepakit.datamodules.store.schema import NUMBERS
+from jepakit.json_files import check_json, parse_json
+from jepakit.untrusted import naming
 
 _VERSION = "v3."
 _NAMES = {"observation.state": "proprio", "observation.environment_state": "state"}
 _INDEX = {"frame_index", "episode_index", "index", "task_index"}
 _IN_ORDER = [("dataset_from_index", "ascending"), ("episode_index", "ascending")]
 _TABLES_KEPT = 64
+_FIELD = re.compile(r"\{(?:chunk_index|file_index|video_key)(?::0?\d?d)?\}")
+_EXAMPLE = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+_OTHERS = ("video", "image", "string")
+_FASTEST = 1e6  # rows per second
+_MOST_NUMBERS = 1 << 28  # in one row of one feature: a 9,000-pixel frame
+_INFO = {
+    **{"codebase_version": str, "fps": float, "data_path": str, "video_path?": (str, None)},
+    "features": {"*": {"dtype": str, "shape": [int], "names?": object}},
+}
 
 
 class LeRobotReader(Reader):
@@ -195,22 +208,28 @@ class LeRobotReader(Reader):
 def _read_info(location: Location) -> dict[str, Any]:
     """``meta/info.json``, checked for what is read from it."""
     file = location / "meta/info.json"
-    try:
-        info: dict[str, Any] = json.loads(file.read_bytes())
-        version, features = info["codebase_version"], info["features"]
-        filmed = any(feature["dtype"] == "video" for feature in features.values())
-        missing = {"fps", "data_path", *(["video_path"] if filmed else [])} - set(info)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file}: unreadable ({error!r}); expected the description of a LeRobot v3 data set"
-        ) from error
+    info = parse_json(file.read_bytes(), where=str(file))
+    version = info.get("codebase_version")
     if not str(version).startswith(_VERSION):
         raise ValueError(
             f"{file}: codebase_version: found {version}, expected v3.x; LeRobot's own conversion script brings older "
             "data sets there"
         )
-    if missing or any({"dtype", "shape"} - set(feature) for feature in features.values()):
-        raise ValueError(f"{file}: {sorted(missing) or 'dtype or shape of a feature'} missing; write the file again")
+    check_json(info, _INFO, where=str(file))
+    if not 0 < info["fps"] <= _FASTEST:
+        raise ValueError(f"{file}: fps: found {info['fps']}, expected more than 0 and at most {_FASTEST}")
+    for name in ("data_path", "video_path"):
+        if set(_FIELD.sub("", info.get(name) or "")) & set("{}"):
+            raise ValueError(f"{file}: {name}: found {info[name]!r}, expected a path like {_EXAMPLE}")
+    for name, feature in info["features"].items():
+        if feature["dtype"] not in _OTHERS and not NUMBERS.fullmatch(feature["dtype"]):
+            raise ValueError(f"{file}: features.{name}.dtype: found {feature['dtype']!r}, no such type")
+        if feature["dtype"] == "video" and not info.get("video_path"):
+            raise ValueError(f"{file}: video_path: found none, expected the path of the videos of {name!r}")
+        if min(feature["shape"], default=1) < 1 or math.prod(feature["shape"]) > _MOST_NUMBERS:
+            raise ValueError(
+                f"{file}: features.{name}.shape: found {feature['shape']}, expected 1 to {_MOST_NUMBERS} numbers"
+            )
     return info
 
 
@@ -238,4 +257,5 @@ def _parquet_columns(location: Location, names: list[str]) -> Any:  # noqa: ANN4
     missing = sorted(set(names) - set(file.schema_arrow.names))
     if missing:
         raise ValueError(f"{location}: columns {missing} not found; expected the episode table of LeRobot v3")
-    return file.read(columns=names)
+    with naming(location):
+        return file.read(columns=names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO, Generic, TypeVar, cast
 # One row of the public files (a 224-pixel frame) has 147 KiB: a remote read fetches a few such blocks, not megabytes.
 _BLOCK_BYTES = 1 << 18
 _BLOCKS_KEPT = 64
+_PASSWORD = re.compile(r"(\w[\w+.-]*)://[^/@]*:[^/@]*@")  # github://owner:repository@branch is none
 _Handle = TypeVar("_Handle")
 
 
@@ -22,13 +24,25 @@ class Location:
 
     @classmethod
     def of(cls, path: str | Path) -> Location:
-        """A location from what a user writes; ``file://`` URLs become plain paths."""
-        return cls(str(path).removeprefix("file://"))
+        """A location from what a user writes; ``file://`` URLs become plain paths.
+
+        Raises ``ValueError`` for a URL with a password: configurations, logs and errors would repeat it.
+        """
+        address = str(path).removeprefix("file://")
+        if not address.startswith("github://") and (found := _PASSWORD.match(address)):
+            raise ValueError(
+                f"{found[1]}://…@…: found a password in the URL, expected none; give it to fsspec in its configuration "
+                "or the environment (https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration)"
+            )
+        return cls(address)
 
     def __str__(self) -> str:
         return self.address
 
     def __truediv__(self, name: str) -> Location:
+        """What is called ``name`` below; ``ValueError`` for a name that leads out of here."""
+        if name.startswith("/") or "\0" in name or {"..", ""} & set(name.split("/")):
+            raise ValueError(f"{self}: found the name {name!r} in it, expected one of a file below it")
         return Location(f"{self.address.rstrip('/')}/{name}")
 
     @property

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepakit.datamodules.readers.location import Location
+from jepakit.untrusted import load_tensors
 
 # everything that a damaged or foreign pickle can end in
 _UNREADABLE = (
@@ -54,9 +55,7 @@ def _from_buffer(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], orde
 
 
 def _storage(data: bytes) -> Any:  # noqa: ANN401 (a torch storage)
-    import torch
-
-    return torch.load(io.BytesIO(data), weights_only=True)
+    return load_tensors(data, where="a storage")
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Any:  # noqa: ANN401

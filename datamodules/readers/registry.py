@@ -12,6 +12,7 @@ import numpy as np
 from jepakit.datamodules.readers.base import BadEpisode
 from jepakit.datamodules.readers.location import Location
 from jepakit.datamodules.store import MANIFEST, EpisodeSource, EpisodeStore
+from jepakit.untrusted import naming
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -91,7 +92,8 @@ def open_source(path: str | Path, *, kind: str | None = None, check: bool = True
     reader = READERS[kind or detect(location)]
     module, _, name = reader.target.partition(":")
     try:
-        source: EpisodeSource = getattr(importlib.import_module(module), name)(location)
+        with naming(location):
+            source: EpisodeSource = getattr(importlib.import_module(module), name)(location)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{location}: {reader.description} needs the module {error.name!r}; "

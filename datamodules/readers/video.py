@@ -12,6 +12,8 @@ from jepakit.datamodules.readers.location import Location, PerProcess
 
 _SEEK_BEYOND = 1.0  # seconds: what is farther ahead is sought, what is nearer is decoded up to
 _OPEN_VIDEOS = 8
+# A playlist or a script of FFmpeg named .mp4 would make it read other files and addresses.
+_CONTAINED = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts", "protocol_whitelist": "file"}
 
 
 class Video:
@@ -27,8 +29,11 @@ class Video:
         if not location.exists():
             raise ValueError(f"{location}: no such video")
         try:
-            self._container: Any = av.open(location.open() if location.remote else location.address)
+            source = location.open() if location.remote else location.address
+            self._container: Any = av.open(source, options=_CONTAINED)
             self._stream: Any = self._container.streams.video[0]
+            if self._stream.codec_context is None:
+                raise IndexError("no decoder for it")
         except (av.FFmpegError, IndexError, OSError) as error:
             raise ValueError(f"{location}: not a readable video ({error}); it may be truncated") from error
         # one thread: loader processes are the parallelism

@@ -41,8 +41,10 @@ def decode(data: bytes, codec: Codec, out: Array) -> None:
     from PIL import Image
 
     try:
-        frame = np.asarray(Image.open(io.BytesIO(data)))
-    except (OSError, SyntaxError) as error:  # what Pillow raises for damaged files
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            _check_shape((*image.size[::-1], *out.shape[2:]), out)  # before anything of that size is allocated
+            frame = np.asarray(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for damaged files
         raise ValueError(str(error)) from error
     _check_shape(frame.shape, out)
     out[...] = frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 from collections import OrderedDict
@@ -9,7 +10,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tokenize import TokenError
+from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,7 @@ from jepakit.datamodules.store.schema import Array, Column
 # Larger rows are read into the caller's buffer: mapped frames would count as memory of the process until the kernel
 # takes them back, and one read per frame beats a page fault per 4 KiB when the file is not cached.
 _MAPPED_ROW_BYTES = 4096
+_AGAIN = "generate or convert it again"
 Frame = tuple[int, int, int, int]  # row in the shard, place in the batch, first and last byte
 
 
@@ -59,7 +63,7 @@ class EpisodeStore:
         self._shards = list(manifest.shards)
         for shard in self._shards:
             self._check_sizes(shard)
-        lengths = [np.load(self.path / shard.name / "lengths.npy") for shard in self._shards]
+        lengths = [self._lengths(shard) for shard in self._shards]
         self.lengths: NDArray[np.int64] = np.concatenate([np.zeros(0, np.int64), *lengths])
         self.offsets: NDArray[np.int64] = np.cumsum(self.lengths) - self.lengths
         self._begins: NDArray[np.int64] = np.cumsum([0, *(shard.rows for shard in self._shards)])
@@ -104,7 +108,7 @@ class EpisodeStore:
             elif info.row_bytes > _MAPPED_ROW_BYTES:
                 self._copy(directory / f"{column}.npy", info, shard, local, out, places)
             else:
-                out[places] = self._map(directory / f"{column}.npy", info)[local]
+                out[places] = self._map(directory / f"{column}.npy", info, self._shards[shard].rows)[local]
         return out
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> list[Damage]:
@@ -130,9 +134,17 @@ class EpisodeStore:
             if found != record.bytes:
                 state = "missing" if found is None else f"{found} bytes"
                 raise ValueError(
-                    f"{file}: {state}, expected {record.bytes} bytes; restore it, or delete {self.path} and generate "
-                    "or convert it again"
+                    f"{file}: {state}, expected {record.bytes} bytes; restore it, or delete {self.path} and {_AGAIN}"
                 )
+
+    def _lengths(self, shard: ShardRecord) -> NDArray[np.int64]:
+        """Steps of a shard's episodes, whose hash is compared: a wrong one would shift every window after it."""
+        file = self.path / shard.name / "lengths.npy"
+        lengths = _load(io.BytesIO(file.read_bytes()), file)
+        fits = lengths.dtype == np.int64 and lengths.shape == (shard.episodes,) and (lengths >= 0).all()
+        if not fits or lengths.sum() != shard.rows or sha256_of(file) != shard.files[file.name].sha256:
+            raise ValueError(f"{file}: not what was written; restore it, or delete {self.path} and {_AGAIN}")
+        return lengths
 
     def _by_shard(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Yield (shard, positions in ``rows``), the positions in the order of the file."""
@@ -142,17 +154,17 @@ class EpisodeStore:
             if len(places):
                 yield int(np.searchsorted(self._begins, rows[places[0]], side="right")) - 1, places
 
-    def _map(self, file: Path, info: Column) -> Array:
+    def _map(self, file: Path, info: Column, rows: int) -> Array:
         """The memory map of a file, as plain ndarray: the subclass makes every slice several times slower."""
         if file not in self._maps:
-            self._maps[file] = _load_map(file, info).view(np.ndarray)
+            self._maps[file] = _load_map(file, info, rows).view(np.ndarray)
         return self._maps[file]
 
     def _copy(
         self, file: Path, info: Column, shard: int, rows: NDArray[np.int64], out: Array, places: NDArray[np.int64]
     ) -> None:
         if file not in self._headers:
-            self._headers[file] = _load_map(file, info).offset
+            self._headers[file] = _load_map(file, info, self._shards[shard].rows).offset
         begin, size, descriptor = self._headers[file], info.row_bytes, self._files.get(file)
         target = out.reshape(-1).view(np.uint8).data
         for row, place in zip(rows.tolist(), places.tolist(), strict=True):
@@ -163,12 +175,15 @@ class EpisodeStore:
         self, directory: Path, column: str, shard: int, rows: NDArray[np.int64], out: Array, places: NDArray[np.int64]
     ) -> None:
         codec, file = self.columns[column].codec, directory / f"{column}.bin"
-        index = self._map(directory / f"{column}.index.npy", Column(dtype="int64", shape=()))
-        descriptor = self._files.get(file)
+        ends = self._shards[shard].rows + 1
+        index = self._map(directory / f"{column}.index.npy", Column(dtype="int64", shape=()), ends)
+        descriptor, size = self._files.get(file), self._shards[shard].files[file.name].bytes
 
         def decode_frames(frames: list[Frame]) -> None:
             for row, place, begin, end in frames:
                 try:
+                    if not 0 <= begin <= end <= size:
+                        raise ValueError(f"bytes {begin} to {end} of {size} in its index")
                     decode(os.pread(descriptor, end - begin, begin), codec, out[place])
                 except ValueError as error:
                     raise self._bad_frame(file, shard, row, str(error)) from error
@@ -185,14 +200,25 @@ class EpisodeStore:
         )
 
 
-def _load_map(file: Path, info: Column) -> np.memmap[Any, Any]:
-    """Map a ``.npy`` file; raises ``ValueError`` unless it holds rows of the column."""
-    found = np.load(file, mmap_mode="r")
-    if found.dtype != info.dtype or found.shape[1:] != info.shape:
+def _load_map(file: Path, info: Column, rows: int) -> np.memmap[Any, Any]:
+    """Map a ``.npy`` file; raises ``ValueError`` unless it holds that many rows of the column."""
+    found = _load(file, file, mmap_mode="r")
+    if found.dtype != info.dtype or found.shape != (rows, *info.shape) or not found.flags.c_contiguous:
         raise ValueError(
-            f"{file}: found {found.dtype} rows of {found.shape[1:]}, expected {info.dtype} rows of {info.shape}"
+            f"{file}: found {found.dtype} of shape {found.shape}, expected {info.dtype} of shape {(rows, *info.shape)}"
         )
     assert isinstance(found, np.memmap)
+    return found
+
+
+def _load(source: Path | io.BytesIO, file: Path, mmap_mode: Literal["r"] | None = None) -> Array:
+    """Read a ``.npy`` file of numbers; raises ``ValueError`` naming the ``file`` for anything else, pickles too."""
+    try:
+        found = np.load(source, mmap_mode=mmap_mode, allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError, OverflowError, TokenError, BadZipFile) as error:
+        raise ValueError(f"{file}: not a .npy file of numbers ({error}); restore it, or {_AGAIN}") from error
+    if not isinstance(found, np.ndarray) or found.ndim == 0:
+        raise ValueError(f"{file}: found {type(found).__name__}, expected a .npy file of rows; restore it, or {_AGAIN}")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 Codec = Literal["raw", "png", "jpeg"]
 Array = NDArray[Any]
+# Names of dtypes that files may ask for: NumPy would also parse lists of them, records and Python objects.
+NUMBERS = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
 
 
 @dataclass(frozen=True, kw_only=True)

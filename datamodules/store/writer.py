@@ -34,7 +34,7 @@ def write_manifest(root: Path, settings: Mapping[str, Any], columns: Mapping[str
 
     The fingerprint is that of ``settings``: they must determine the data.
     """
-    shards = [ShardRecord.parse(json.loads((shard / SHARD).read_text())) for shard in sorted(root.glob("shard-*"))]
+    shards = [ShardRecord.load(shard / SHARD) for shard in sorted(root.glob("shard-*"))]
     Manifest(settings=settings, columns=columns, shards=shards, fingerprint=fingerprint_of(settings)).save(root)
 
 

@@ -13,9 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jepakit.json_files import check_json, read_json
 from jepakit.planning.evaluation.files import write_json
 
 SCHEMA = 1
+_TASK = {
+    "id": int,
+    "episode": int,
+    "start_step": int,
+    "goal_step": (int, None),
+    "state": [float],
+    "goal_state": [float],
+}
+_FIELDS = {
+    **{"environment": str, "data_fingerprint": str, "split": str, "offset": int, "seed": int, "excluded": int},
+    "tasks": [dict],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +81,7 @@ class Manifest:
     @classmethod
     def load(cls, path: Path) -> Manifest:
         """Read a manifest; raises ``ValueError`` when it is not one, or not the one that was saved."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not JSON ({error}); draw the tasks again or restore the file") from error
-        content = dict(content) if isinstance(content, dict) else {}
+        content = read_json(path, remedy="draw the tasks again or restore the file")
         schema, recorded = content.pop("schema", None), content.pop("sha256", None)
         if schema != SCHEMA:
             raise ValueError(f"{path}: schema: found {schema!r}, expected {SCHEMA}: not a task list of this version")
@@ -83,8 +92,10 @@ class Manifest:
                 "so results on it compare with nothing; restore the file or draw a new one"
             )
         _check_keys(path, "manifest", content, cls)
+        check_json(content, _FIELDS, where=str(path))
         for index, task in enumerate(content["tasks"]):
             _check_keys(path, f"tasks[{index}]", task, Task)
+            check_json(task, _TASK, where=f"{path}: tasks[{index}]")
         tasks = tuple(
             Task(**{**task, "state": tuple(task["state"]), "goal_state": tuple(task["goal_state"])})
             for task in content["tasks"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,6 +35,11 @@ def commit() -> str | None:
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None
     return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def without_query(argument: str) -> str:
+    """Return an argument of a command without what follows ``?`` in its URLs: signed addresses hold a secret there."""
+    return re.sub(r"(\w+://[^\s?]+\?)\S+", r"\1…", argument)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -69,6 +69,8 @@ def fetch(repository: str, patterns: Sequence[str], *, revision: str | None = No
         ) from error
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(f"{where}: the Hub cannot be reached and nothing is in the cache ({error})") from error
+    except ValueError as error:  # a name that would lead out of the cache
+        raise ValueError(f"{where}: {error}") from error
 
 
 def builtin_names() -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 C = TypeVar("C")
+_LARGEST = 2**1023  # within what a float holds
 
 
 def parse(cls: type[C], values: object, *, where: str) -> C:
@@ -48,7 +49,7 @@ def _convert(value: object, hint: Any, where: str) -> object:  # noqa: ANN401 (a
         return tuple(_convert(entry, args[0], f"{where}[{index}]") for index, entry in enumerate(value))
     if origin is Literal:
         matches = value in args
-    elif hint is float and type(value) is int:
+    elif hint is float and type(value) is int and abs(value) < _LARGEST:
         return float(value)
     else:
         matches = isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

@@ -11,12 +11,13 @@ import base64
 import csv
 import html
 import io
-import json
 import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from jepakit.results import read_evaluation, read_probe
 
 _MIME = {".png": "image/png", ".webp": "image/webp"}
 _PAGE = """<!doctype html>
@@ -52,7 +53,7 @@ def write_report(run: Path) -> Path:
             f"{run}: no such folder; give the folder of a run (it holds config.yaml or evaluation/)"
         )
     evaluation = run / "evaluation" / "evaluation.json"
-    result = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.is_file() else {}
+    result = read_evaluation(evaluation) if evaluation.is_file() else {}
     sections = [
         _evaluation(result, evaluation.parent) if result else "",
         _probes(run / "probes", result.get("settings", {}).get("fingerprint")),
@@ -73,8 +74,8 @@ def write_report(run: Path) -> Path:
 def _evaluation(result: Mapping[str, Any], folder: Path) -> str:
     tasks = result["tasks"]
     about = (
-        f"{html.escape(result['environment'])}: {tasks['count']} tasks from {tasks['split']} episodes, goals "
-        f"{tasks['offset']} steps away, budget {result['budget']}, {tasks['excluded']} solved starts excluded."
+        f"{result['environment']}: {tasks['count']} tasks from {tasks['split']} episodes, goals {tasks['offset']} "
+        f"steps away, budget {result['budget']}, {tasks['excluded']} solved starts excluded."
     )
     head = ("policy", "success", "95 % interval", "median steps", "plan p50 / p95")
     table = _table(head, [_row(name, policy) for name, policy in result["policies"].items()])
@@ -83,7 +84,7 @@ def _evaluation(result: Mapping[str, Any], folder: Path) -> str:
         f'<h3>Some tasks: camera, and the goal beside it</h3><div class="grid videos">{videos}</div>' if videos else ""
     )
     curve = _image(_success_curve(result), "share of tasks solved by step", chart=True)
-    return f"<h2>Planning</h2><p>{about}</p>{table}{curve}{shown}"
+    return f"<h2>Planning</h2><p>{html.escape(about)}</p>{table}{curve}{shown}"
 
 
 def _row(name: str, policy: Mapping[str, Any]) -> tuple[str, ...]:
@@ -109,7 +110,7 @@ def _success_curve(result: Mapping[str, Any]) -> bytes:
 
 def _probes(folder: Path, evaluated: str | None) -> str:
     """Every probe's latest figures, their course and its pictures; ``evaluated`` is the fingerprint of the weights."""
-    measured = {file.stem: _measured(file) for file in sorted(folder.glob("*.json"))}
+    measured = {file.stem: read_probe(file) for file in sorted(folder.glob("*.json"))}
     pictures: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*.png")):
         owners = [name for name in measured if file.stem == name or file.stem.startswith(f"{name}_")]
@@ -121,14 +122,6 @@ def _probes(folder: Path, evaluated: str | None) -> str:
         parts += [_figure(file, _title(file)) for file in pictures.get(name, [])]
     parts += [_figure(file, _title(file)) for file in pictures.get("", [])]
     return f"<h2>Probes</h2>{''.join(parts)}" if parts else ""
-
-
-def _measured(file: Path) -> list[dict[str, Any]]:
-    content = json.loads(file.read_text(encoding="utf-8"))
-    measured = content.get("measured") if isinstance(content, dict) else None
-    if not isinstance(measured, list):
-        raise ValueError(f"{file}: found no list 'measured', expected a probe's figures; move the file elsewhere")
-    return measured
 
 
 def _found(entry: Mapping[str, Any], evaluated: str | None) -> str:

@@ -17,6 +17,7 @@ from jepakit.callbacks.probe import Probe
 from jepakit.cli.evaluation import save_evaluation
 from jepakit.planning.evaluation import Evaluation, Manifest, Outcome, PolicyResult, Recording, Task
 from jepakit.planning.evaluation.latency import Latency
+from jepakit.planning.evaluation.provenance import machine
 from jepakit.report import write_report
 from jepakit.zoo import PLDMConfig, PLDMModel
 from jepakit.zoo.files import fingerprint
@@ -133,7 +134,7 @@ def evaluation(weights, rng):
         for name in ("pldm", "random", "stay", "scripted")
     )
     return Evaluation(
-        **{"manifest": manifest, "budget": 50, "seed": 0, "policies": policies, "versions": {}, "machine": {}},
+        **{"manifest": manifest, "budget": 50, "seed": 0, "policies": policies, "versions": {}, "machine": machine()},
         **{"settings": {"fingerprint": weights}, "commit": None},
     )
 
@@ -204,7 +205,7 @@ def test_probes_of_other_weights_are_told_apart(page, model, tmp_path):
 def test_a_foreign_file_among_the_probes_is_named(tmp_path):
     (tmp_path / "probes").mkdir()
     (tmp_path / "probes" / "notes.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"notes.json: found no list 'measured', expected a probe's figures"):
+    with pytest.raises(ValueError, match=r"notes.json: found list, expected a JSON object"):
         write_report(tmp_path)
 
 

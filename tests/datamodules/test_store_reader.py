@@ -103,7 +103,7 @@ def test_every_damaged_byte_is_found_and_opening_stays_cheap(path):
     reports = []
     assert store.verify(lambda done, total: reports.append((done, total))) == []
     assert reports[-1][0] == reports[-1][1] > 0
-    for file, place in (("pixels.npy", 5000), ("lengths.npy", -1), ("pixels_png.bin", 0)):
+    for file, place in (("pixels.npy", 5000), ("pixels_png.index.npy", -1), ("pixels_png.bin", 0)):
         damaged = path / "shard-00002" / file
         data = bytearray(damaged.read_bytes())
         data[place] ^= 1
@@ -112,6 +112,13 @@ def test_every_damaged_byte_is_found_and_opening_stays_cheap(path):
         assert str(damage) == f"{damaged}: its SHA-256 is not the recorded one (episodes 2 to 2)"
         data[place] ^= 1
         damaged.write_bytes(data)
+
+
+def test_lengths_that_were_changed_are_refused_when_opened(path):
+    file = path / "shard-00002" / "lengths.npy"
+    np.save(file, np.load(file) + 1)
+    with pytest.raises(ValueError, match=r"shard-00002/lengths\.npy: not what was written"):
+        EpisodeStore(path)
 
 
 @pytest.mark.parametrize("name", ["pixels_png", "pixels_jpeg"])
@@ -131,7 +138,7 @@ def test_a_file_of_another_type_is_named(path):
     file = path / "shard-00001" / "action.npy"
     rows = np.load(file)
     np.save(file, rows.view(np.int32))
-    with pytest.raises(ValueError, match=r"action\.npy: found int32 rows of \(2,\), expected float32 rows"):
+    with pytest.raises(ValueError, match=r"action\.npy: found int32 of shape \(10, 2\), expected float32 of shape"):
         EpisodeStore(path).read("action", np.array([10]))
 
 

@@ -146,13 +146,20 @@ def tamper(hub, name, content):
     repository.commit("main", {**repository.commits[-1][1], name: content})
 
 
+def unsigned(config, **changes):
+    """A changed config without the hash that would tell."""
+    values = {key: value for key, value in json.loads(config).items() if key != "config_sha256"}
+    return json.dumps({**values, **changes}).encode()
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
         ("model.safetensors", lambda old: old[:-1] + b"!", "sha256: found"),
         ("model.safetensors", lambda old: (2**40).to_bytes(8, "little") + old[8:], "not a complete safetensors file"),
-        ("config.json", lambda old: old.replace(b'"lewm"', b'"os.system"'), "model: found 'os.system', expected one"),
-        ("config.json", lambda old: old.replace(b'"history"', b'"class_path"'), "unknown key 'class_path'"),
+        ("config.json", lambda old: old.replace(b'"history"', b'"class_path"'), "config_sha256: does not fit the file"),
+        ("config.json", lambda old: unsigned(old, model="os.system"), "model: found 'os.system', expected one"),
+        ("config.json", lambda old: unsigned(old, config={"class_path": "os.system"}), "unknown key 'class_path'"),
     ],
 )
 def test_what_was_tampered_with_is_refused(hub, client, weights, name, change, message):
@@ -257,11 +264,9 @@ def test_the_best_checkpoint_of_a_run_is_published(hub, client, lewm, tmp_path):
     assert f"lightning publish -c … --weights {tmp_path / 'published'}" in message
 
 
-def test_a_dry_run_sends_nothing(weights, tmp_path):
-    (weights.parent / "evaluation").mkdir()
-    mine = fingerprint(load_model(weights))
-    evaluation = {
-        "settings": {"fingerprint": mine},
+def evaluation_of(weights):
+    return {
+        "settings": {"fingerprint": weights},
         "environment": "TwoRoom",
         "tasks": {"sha256": "ab" * 32, "split": "test", "offset": 25, "count": 50},
         "budget": 50,
@@ -271,6 +276,12 @@ def test_a_dry_run_sends_nothing(weights, tmp_path):
             "random": {"rate": 0.06, "interval95": [0.021, 0.162], "latency_ms": None},
         },
     }
+
+
+def test_a_dry_run_sends_nothing(weights, tmp_path):
+    (weights.parent / "evaluation").mkdir()
+    mine = fingerprint(load_model(weights))
+    evaluation = evaluation_of(mine)
     (weights.parent / "evaluation" / "evaluation.json").write_text(json.dumps(evaluation))
     (weights.parent / "probes").mkdir()
     measured = {"measured": [{"step": 9, "weights": mine, "values": {"shuffle_gap": 83.04, "ranking_random": None}}]}
@@ -290,7 +301,7 @@ def test_a_dry_run_sends_nothing(weights, tmp_path):
 
 def test_what_was_measured_on_other_weights_is_left_out(weights, tmp_path):
     other = {"measured": [{"step": 9, "weights": "other", "values": {"shuffle_gap": 83.04}}]}
-    for name, content in (("evaluation", {"settings": {"fingerprint": "other"}}), ("probes", other)):
+    for name, content in (("evaluation", evaluation_of("other")), ("probes", other)):
         (weights.parent / name).mkdir()
         (weights.parent / name / f"{name}.json").write_text(json.dumps(content))
     found = publish(weights, NAME, dry_run=tmp_path / "dry")
@@ -305,3 +316,27 @@ def test_what_does_not_load_is_not_published(weights, tmp_path):
     with pytest.raises(ValueError, match="not a complete safetensors file"):
         publish(weights, NAME, dry_run=tmp_path / "dry")
     assert not (tmp_path / "dry").exists()
+
+
+def test_the_token_is_nowhere_but_in_the_requests(hub, client, weights, lewm, tmp_path, capfd):
+    client(FIT.format(folder=str(tmp_path), lewm=lewm), loaded())
+    hub.faults["commit"] = 100
+    said = client(sent(weights, revision="other"), fails=True)
+    said += "".join(capfd.readouterr())
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"config.json", "README.md"} <= {path.name for path in written} | set(hub.repositories[NAME].commits[-1][1])
+    assert not [path for path in written if hub.token.encode() in path.read_bytes()]
+    assert not [
+        name for _, files in hub.repositories[NAME].commits for name, c in files.items() if hub.token.encode() in c
+    ]
+    assert hub.token not in said
+
+
+def test_a_repository_cannot_write_elsewhere(hub, client, weights, tmp_path):
+    client(sent(weights))
+    content = hub.repositories[NAME].commits[-1][1]
+    hub.repositories[NAME].commit("main", {**content, "bundle/../../../../../../../escaped": b"here"})
+    fetch = 'from jepakit.hub import fetch\nprint(fetch("org/lewm-test", ["bundle/*"]))'
+    assert "hub:org/lewm-test: Invalid filename" in client(fetch, fails=True, home="a/b/c/d/home")
+    assert not list(tmp_path.rglob("escaped"))
+    assert client(loaded()) == fingerprint(load_model(weights))  # which fetches its two files only

@@ -117,7 +117,7 @@ REFUSED = {
         lambda t: t["projector"]["norm_fn"].update(_target_="torch.nn.LayerNorm"),
         "projector.norm_fn._target_",
     ),
-    "no predictor": (lambda t: t.pop("predictor"), "found no 'predictor'"),
+    "no predictor": (lambda t: t.pop("predictor"), "config.json: found no predictor among"),
     "action width": (
         lambda t: t["action_encoder"].update(input_dim=7),
         "action_encoder.input_dim: found 7, expected a multiple of frame_skip 5",

@@ -40,7 +40,7 @@ def test_the_lightning_class_saves_and_loads(small, batch, tmp_path):
 def test_the_files_hold_plain_values_and_all_buffers(model, saved, statistics):
     assert sorted(os.listdir(saved)) == ["config.json", "model.safetensors"]
     config = json.loads((saved / "config.json").read_text())
-    assert set(config) == {"model", "jepakit", "config", "sha256"}
+    assert set(config) == {"model", "jepakit", "config", "sha256", "config_sha256"}
     assert config["model"] == "lewm"
     assert config["config"]["cnn_channels"] == [4, 6]
     tensors = load_file(saved / "model.safetensors")
@@ -70,7 +70,7 @@ def test_a_failed_save_leaves_what_was_there(model, saved, monkeypatch):
 
 def edit_config(saved, **changes):
     file = saved / "config.json"
-    values = json.loads(file.read_text()) | changes
+    values = json.loads(file.read_text()) | {"config_sha256": None} | changes  # or that would be the complaint
     file.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
 
 
@@ -109,6 +109,10 @@ DAMAGE = {
     "a pickle": (
         lambda d: (d / "model.safetensors").write_bytes(pickle.dumps({"a": 1})),
         "not a complete safetensors file",
+    ),
+    "an edited config": (
+        lambda d: (d / "config.json").write_text((d / "config.json").read_text().replace("latent_dim", "latent_din")),
+        "config.json: config_sha256: does not fit the file, which was changed",
     ),
     "half a config": (lambda d: os.truncate(d / "config.json", 40), "config.json: not readable as JSON"),
     "a list": (lambda d: (d / "config.json").write_text("[]"), "config.json: found list, expected a JSON object"),

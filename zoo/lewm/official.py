@@ -5,7 +5,6 @@ The names are compared with the ones known here and never imported; the weights 
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +14,9 @@ import torch
 from torch import Tensor
 
 from jepakit.hub import locate
+from jepakit.json_files import check_json, read_json
+from jepakit.untrusted import load_tensors
 from jepakit.zoo.config import parse_config
-from jepakit.zoo.files import read_json
 from jepakit.zoo.lewm.config import LeWMConfig
 from jepakit.zoo.lewm.model import LeWMModel
 from jepakit.zoo.trainable import neutral_statistics
@@ -33,6 +33,14 @@ _TARGETS = {
     "projector.norm_fn": "torch.nn.BatchNorm1d",
     "pred_proj": "stable_worldmodel.wm.lewm.module.MLP",
     "pred_proj.norm_fn": "torch.nn.BatchNorm1d",
+}
+_TREE = {
+    "encoder": {"size": str, "image_size": int, "patch_size": int},
+    "predictor": {
+        **{"num_frames": int, "hidden_dim": int, "depth": int, "heads": int, "dim_head": int, "mlp_dim": int},
+        **{"dropout": float, "emb_dropout?": float},
+    },
+    "action_encoder": {"input_dim": int},
 }
 _HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16}
 
@@ -108,10 +116,11 @@ def read_official(
                 "this is not a LeWM checkpoint of the known layout"
             )
     tensors = _translate(_read_weights(weights_file), weights_file)
+    check_json(tree, _TREE, where=str(config_file))
     try:
         config = _config(tree, tensors, frame_skip, encoder_heads)
-    except KeyError as error:
-        raise ValueError(f"{folder}: found no {error} in {_CONFIG_FILE} or {_WEIGHTS_FILE}") from error
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"{weights_file}: found no {error} of the layout's shape") from error
     except ValueError as error:
         raise ValueError(f"{config_file}: {error}") from error
     return Checkpoint(
@@ -132,11 +141,7 @@ def _targets(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, obj
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file}: not a complete file of plain tensors ({reason}); download it again") from error
+    tensors = load_tensors(file.read_bytes(), where=file)
     if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ValueError(f"{file}: found {type(tensors).__name__}, expected a mapping of names to tensors")
     return dict(tensors)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace, set_config_read_mode, set_parsing_settings
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -28,8 +28,9 @@ from jepakit.datamodules.tasks import TaskConfig
 from jepakit.export.bundle import Bundle, Precision
 from jepakit.planning.evaluation.files import write_json
 from jepakit.planning.evaluation.protocol import EvaluationConfig
-from jepakit.planning.evaluation.provenance import commit, machine, versions
+from jepakit.planning.evaluation.provenance import commit, machine, versions, without_query
 from jepakit.planning.evaluation.report import Evaluation
+from jepakit.results import read_training
 from jepakit.zoo import from_pretrained
 from jepakit.zoo.files import fingerprint
 from jepakit.zoo.module import TrainingModule
@@ -106,7 +107,7 @@ class Trainer(L.Trainer):
         check_fit(world, datamodule)
         folder = Path(out) if out else Path(weights).parent / "probes"
         record = Path(weights) / TRAINING_FILE
-        step = json.loads(record.read_text())["steps"] if record.is_file() else 0
+        step = read_training(record)["steps"] if record.is_file() else 0
         found = {probe.name: probe.run(world, datamodule, folder, step=step) for probe in probes}
         print(json.dumps(found, indent=1))
         print(f"wrote {folder}")
@@ -244,10 +245,20 @@ class App(LightningCLI):
         """
 
     def before_instantiate_classes(self) -> None:
-        """With ``--ckpt_path last``, log into the newest run that has a checkpoint, or begin one."""
-        config = self.config.get("fit")
-        if config is None or config.ckpt_path != LAST:
-            return
+        """Never unpickle a checkpoint; with ``--ckpt_path last``, find the run that goes on.
+
+        Left open, ``weights_only`` would let Lightning unpickle a checkpoint behind an http address.
+        """
+        config: Namespace = self.config.get(self.subcommand or "", Namespace())
+        if "weights_only" in config:
+            if config["weights_only"] is False:
+                raise ValueError("weights_only: found false, expected true: a pickle may run anything; see SECURITY.md")
+            config["weights_only"] = True
+        if self.subcommand == "fit" and config.ckpt_path == LAST:
+            self._find_run(config)
+
+    def _find_run(self, config: Namespace) -> None:
+        """Log into the newest run that has a checkpoint, or begin one."""
         logger = config.trainer.logger
         settings = logger.init_args if isinstance(logger, Namespace) else None
         if config.checkpoint.dirpath is not None:
@@ -313,7 +324,7 @@ class App(LightningCLI):
         """What this training was, for whoever gets its weights."""
         data = self.datamodule
         return {
-            "command": shlex.join(["lightning", *self.arguments]),
+            "command": shlex.join(["lightning", *map(without_query, self.arguments)]),
             "seed": self.config[self.subcommand]["seed_everything"],
             "steps": self.trainer.global_step,
             "data": {
@@ -334,6 +345,7 @@ def run_application(arguments: list[str]) -> App:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # tips and device lists
     warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")  # Lightning's own
+    set_config_read_mode(fsspec_enabled=False)  # Lightning turns it on; a class_path is code, and none is fetched
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return App(arguments)
 

@@ -12,6 +12,7 @@ from jepakit.cli import with_packaged_configs
 from jepakit.cli.app import run_application
 from jepakit.planning.evaluation.files import write_json
 from jepakit.report import write_report
+from jepakit.results import read_evaluation
 
 _CONFIG = "configs/demo.yaml"
 
@@ -37,7 +38,7 @@ def demo(config: list[str], out: Path) -> dict[str, Any]:
     run_application(["evaluate", *config, "--weights", str(out / "weights"), "--out", str(out / "evaluation")])
     evaluated = time.perf_counter()
     report = write_report(out)
-    result = json.loads((out / "evaluation" / "evaluation.json").read_text())
+    result = read_evaluation(out / "evaluation" / "evaluation.json")
     seconds = {
         "data": data_seconds,
         "train": fitted - started - data_seconds,

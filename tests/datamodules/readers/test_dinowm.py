@@ -77,7 +77,7 @@ def test_a_pickle_runs_nothing(dinowm, tmp_path, function, said, capsys):
     assert capsys.readouterr().out == ""
     torch.save(Harmful(function, (argument,)), dinowm[0] / "states.pth")
     (dinowm[0] / "seq_lengths.pkl").write_bytes(pickle.dumps([3, 4, 5]))
-    with pytest.raises(ValueError, match=r"states\.pth: not a plain tensor"):
+    with pytest.raises(ValueError, match=r"states\.pth: not a complete file of plain tensors"):
         open_source(dinowm[0])
     assert precious.exists()
 
@@ -105,7 +105,7 @@ def test_damage_is_named(dinowm):
         open_source(folder)
     states = folder / "states.pth"
     states.write_bytes(states.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"states\.pth: not a plain tensor"):
+    with pytest.raises(ValueError, match=r"states\.pth: not a complete file of plain tensors"):
         open_source(folder)
     states.unlink()
     with pytest.raises(ValueError, match=r"states\.pth: missing"):

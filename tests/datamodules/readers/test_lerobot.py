@@ -152,7 +152,7 @@ def test_other_versions_and_broken_descriptions_are_named(lerobot, edit_info):
     with pytest.raises(ValueError, match=r"meta/info\.json: codebase_version: found v2\.1, expected v3"):
         open_source(lerobot[0])
     (lerobot[0] / "meta/info.json").write_text("{")
-    with pytest.raises(ValueError, match=r"meta/info\.json: unreadable"):
+    with pytest.raises(ValueError, match=r"meta/info\.json: not readable as JSON"):
         open_source(lerobot[0])
 
 

@@ -90,8 +90,8 @@ def test_a_changed_list_is_refused(states, tmp_path, field):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "tasks.json: not JSON"),
-        ("[]", "tasks.json: schema: found None, expected 1"),
+        ("{", "tasks.json: not readable as JSON"),
+        ("[]", "tasks.json: found list, expected a JSON object"),
         ('{"schema": 2}', "tasks.json: schema: found 2, expected 1"),
         ('{"schema": 1}', "tasks.json: sha256: found"),
     ],
