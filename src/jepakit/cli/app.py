@@ -249,7 +249,9 @@ class App(LightningCLI):
 
         Left open, ``weights_only`` would let Lightning unpickle a checkpoint behind an http address.
         """
-        config: Namespace = self.config.get(self.subcommand or "", Namespace())
+        config = self.config.get(self.subcommand) if self.subcommand else None
+        if config is None:
+            return
         if "weights_only" in config:
             if config["weights_only"] is False:
                 raise ValueError("weights_only: found false, expected true: a pickle may run anything; see SECURITY.md")
