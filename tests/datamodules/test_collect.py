@@ -296,6 +296,8 @@ def test_shards_of_another_run_are_noticed(tmp_path):
     folder = collect_share(SETTINGS, tmp_path, Share(number=1, count=1), workers=1)
     shutil.rmtree(folder / "shard-00003")
     shutil.copytree(folder / "shard-00000", folder / "shard-00003")
+    record = folder / "shard-00003" / "shard.json"
+    record.write_text(record.read_text().replace("shard-00000", "shard-00003"))
     with pytest.raises(ValueError, match="found 100 episodes, expected 90"):
         merge(SETTINGS, tmp_path)
 

@@ -146,9 +146,9 @@ def tamper(hub, name, content):
     repository.commit("main", {**repository.commits[-1][1], name: content})
 
 
-def unsigned(config, **changes):
+def unsigned(content, **changes):
     """A changed config without the hash that would tell."""
-    values = {key: value for key, value in json.loads(config).items() if key != "config_sha256"}
+    values = {key: value for key, value in json.loads(content).items() if key != "config_sha256"}
     return json.dumps({**values, **changes}).encode()
 
 
