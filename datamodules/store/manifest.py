@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from jepakit.json_files import check_json, read_json
 FORMAT, VERSION = "jepakit-episodes", 2
 MANIFEST, SHARD = "manifest.json", "shard.json"
 _REMEDY = "delete {} and generate or convert it again"
+_MOST_NUMBERS = 1 << 31  # in a row
 _SHARD = {"name": str, "episodes": int, "rows": int, "files": {"*": {"bytes": int, "sha256": str}}}
 _MANIFEST = {
     **{"format": str, "version": int, "complete": bool, "fingerprint": str, "settings": dict},
@@ -124,8 +126,11 @@ def files_of(columns: Mapping[str, Column]) -> set[str]:
 def _column(value: Mapping[str, Any], *, where: str) -> Column:
     """From checked JSON; raises ``ValueError`` for a dtype that is none, or one of Python objects."""
     shape = tuple(value["shape"])
-    if not NUMBERS.fullmatch(value["dtype"]) or min(shape, default=0) < 0:
-        raise ValueError(f"{where}: found {value['dtype']} of shape {shape}, expected numbers or booleans")
+    fits = min(shape, default=0) >= 0 and max(*shape, math.prod(shape), 0) <= _MOST_NUMBERS
+    if not NUMBERS.fullmatch(value["dtype"]) or not fits:
+        raise ValueError(
+            f"{where}: found {value['dtype']} of shape {shape}, expected at most {_MOST_NUMBERS} numbers or booleans"
+        )
     try:
         return Column(dtype=value["dtype"], shape=shape, codec=value["codec"])
     except ValueError as error:

@@ -39,6 +39,7 @@ def test_nothing_is_joined_that_leads_out(name):
         (lambda m: m["columns"].update({"../../x": m["columns"]["action"]}), r"found the name '\.\./\.\./x'"),
         (lambda m: m["columns"].update(more=m["columns"]["action"]), "found the files .*expected .*more.npy"),
         (lambda m: m["columns"]["action"].update(shape=[10**9]), "5 rows of 'action' do not fit into its file"),
+        (lambda m: m["columns"]["mask"].update(shape=[2**63, 0]), r"columns\.mask: found .*expected at most"),
         (lambda m: m["columns"]["action"].update(dtype="object"), r"columns\.action: found object"),
         (lambda m: m["columns"]["action"].update(dtype="os:system"), r"columns\.action: "),
         (lambda m: m["shards"].append(m["shards"][0]), "found a name twice"),
