@@ -21,9 +21,9 @@ class Probe(L.Callback):
     """Measures after every ``every_n_epochs`` epochs (0: only at the end) and at the end of a fit.
 
     Numbers go to the run's loggers as ``probe/NAME/…`` and into ``probes/NAME.json`` in its folder, with the
-    fingerprint of the weights, pictures beside that file. ``lightning probe`` does the same on saved weights. The
-    model is in evaluation mode meanwhile; neither its weights nor its gradients are touched. Only the first process
-    measures.
+    fingerprint of the weights; pictures lie beside that file and go to the loggers that show any. ``lightning probe``
+    does the same on saved weights, without a logger. The model is in evaluation mode meanwhile; neither its weights nor
+    its gradients are touched. Only the first process measures.
     """
 
     name: ClassVar[str]
@@ -38,6 +38,9 @@ class Probe(L.Callback):
             if value < least:
                 raise ValueError(f"{type(self).__name__}.{name}: found {value}, expected at least {least}")
 
+    def check(self, model: WorldModel) -> None:
+        """Raise ``ValueError`` for a model that cannot be probed; any can, unless a probe says otherwise."""
+
     @abstractmethod
     def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:
         """Return what was found by name; ``data`` are set up, ``folder`` exists and takes pictures."""
@@ -50,6 +53,7 @@ class Probe(L.Callback):
                 f"{type(self).__name__}: found {type(pl_module).__name__} and {type(data).__name__}, expected a world "
                 "model and a data module of jepakit; remove the callback"
             )
+        self.check(pl_module.model)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure every ``every_n_epochs`` epochs."""
@@ -64,6 +68,7 @@ class Probe(L.Callback):
 
     def run(self, model: WorldModel, data: EpisodeDataModule, folder: Path, *, step: int) -> dict[str, float]:
         """Measure, and keep the numbers in ``folder`` beside those of earlier steps."""
+        self.check(model)
         folder.mkdir(parents=True, exist_ok=True)
         was_training = model.training
         values = self.measure(model.eval(), data, folder)
