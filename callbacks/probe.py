@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import lightning as L
 
+from jepakit.callbacks.media import log_media
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.planning.evaluation.files import write_json
 from jepakit.zoo.base import WorldModel
@@ -91,4 +92,6 @@ class Probe(L.Callback):
         named = {f"probe/{self.name}/{name}": value for name, value in values.items()}
         for logger in trainer.loggers:
             logger.log_metrics(named, step=trainer.global_step)
+        own = [file for file in sorted(folder.iterdir()) if f"{file.stem}_".startswith(f"{self.name}_")]
+        log_media(trainer.loggers, own, step=trainer.global_step)
         return named
