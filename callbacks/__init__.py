@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from jepakit.lazy import lazy
 
 if TYPE_CHECKING:
+    from jepakit.callbacks.attention import AttentionProbe as AttentionProbe
     from jepakit.callbacks.collapse import CollapseMonitor as CollapseMonitor
+    from jepakit.callbacks.counterfactual import CounterfactualProbe as CounterfactualProbe
     from jepakit.callbacks.decoder import DecoderProbe as DecoderProbe
     from jepakit.callbacks.feature_cache import FeatureCache as FeatureCache
     from jepakit.callbacks.fidelity import FidelityProbe as FidelityProbe
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from jepakit.callbacks.quantities import LinearProbe as LinearProbe
     from jepakit.callbacks.quantities import MLPProbe as MLPProbe
     from jepakit.callbacks.run_estimate import RunEstimate as RunEstimate
-    from jepakit.callbacks.scenes import CounterfactualProbe as CounterfactualProbe
     from jepakit.callbacks.scenes import PhysicsProbe as PhysicsProbe
     from jepakit.callbacks.straightness import StraightnessMonitor as StraightnessMonitor
     from jepakit.callbacks.surprise import SurpriseProbe as SurpriseProbe
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "attention": ("AttentionProbe",),
         "collapse": ("CollapseMonitor",),
+        "counterfactual": ("CounterfactualProbe",),
         "decoder": ("DecoderProbe",),
         "feature_cache": ("FeatureCache",),
         "fidelity": ("FidelityProbe",),
@@ -45,7 +48,7 @@ __getattr__, __dir__ = lazy(
         "quantities": ("LinearProbe", "MLPProbe"),
         "run_estimate": ("RunEstimate",),
         "straightness": ("StraightnessMonitor",),
-        "scenes": ("CounterfactualProbe", "PhysicsProbe"),
+        "scenes": ("PhysicsProbe",),
         "surprise": ("SurpriseProbe",),
     },
 )

@@ -1,151 +1,108 @@
 """Pictures of what a model's latents hold: frames decoded from them, real and imagined.
 
-Shape letters: B batch, T frames, N latent tokens per frame, D latent width, A action-block width, h, w picture size.
+Shape letters: B windows, T frames, F frames or latents fitted on, N latent tokens per frame, D latent width, A
+action-block width, h, w picture size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
-import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from jepakit.callbacks.frames import draw_frames
+from jepakit.callbacks.probe import Probe
+from jepakit.datamodules.base import EpisodeDataModule
+from jepakit.datamodules.tasks import draw_windows
+from jepakit.datamodules.windows import WindowSpec
 from jepakit.zoo.base import WorldModel
-from jepakit.zoo.layers.decoders import picture_decoder
-from jepakit.zoo.module import WorldModelModule
+from jepakit.zoo.layers.decoders import PictureDecoder, picture_decoder
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Picture = NDArray[np.uint8]
 
+_BATCH = 32
+_LEARNING_RATE = 1e-3
+_FRAMES_PER_SECOND = 4  # of the video; a block of actions is a frame
 
-class DecoderProbe(L.Callback):
-    """Train a small decoder beside the model, on its detached latents, and draw what it sees and what it imagines.
 
-    The model cannot tell: no gradient reaches it, no random number is taken from it, the optimiser is the decoder's
-    own. Each step trains on ``frames`` frames of the batch. Every ``every_n_epochs`` epochs (0: only at the end) and at
-    the end, ``pictures/decoder_….png`` in the run's folder shows, for the first ``windows`` validation windows, the
-    real frames, their reconstruction, and what the model imagines from the first frame on along the same actions.
-    Models of slots have decoders of their own.
+class DecoderProbe(Probe):
+    """Fit a small decoder on frozen latents, and show what they hold and what the model imagines.
+
+    The decoder is trained for ``steps`` steps of 32 frames, of ``train_frames`` drawn from the training episodes.
+    ``decoder.png`` and ``decoder.mp4`` show, for ``windows`` windows of validation episodes, the real frames, those
+    decoded from their latents, and what the model imagines from the first of them on along ``blocks`` blocks of the
+    same actions. Reported: mean squared error, of pixels in [0, 1], of the ``reconstructed`` frames, of the
+    ``imagined`` ones after the first, and of the mean training frame, ``mean_frame``.
+
+    A blurred picture may be the decoder's fault; that something is drawn says that it is in the latents. Models of
+    slots have decoders of their own.
     """
 
-    def __init__(self, every_n_epochs: int = 10, windows: int = 4, frames: int = 32, lr: float = 1e-3) -> None:
-        for name, value, least in (
-            ("every_n_epochs", every_n_epochs, 0),
-            ("windows", windows, 1),
-            ("frames", frames, 1),
-        ):
-            if value < least:
-                raise ValueError(f"DecoderProbe.{name}: found {value}, expected at least {least}")
-        self.every_n_epochs = every_n_epochs
-        self.windows = windows
-        self.frames = frames
-        self.lr = lr
-        self.decoder: nn.Module | None = None
-        self._optimizer: torch.optim.Optimizer | None = None
-        self._restored: dict[str, Any] | None = None
-        self._shown: dict[str, Tensor] | None = None
+    name: ClassVar[str] = "decoder"
 
-    # -- training the decoder --------------------------------------------------------------------------------------
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def __init__(
+        self, every_n_epochs: int = 0, windows: int = 4, blocks: int = 8, train_frames: int = 2000, steps: int = 600
+    ) -> None:
+        super().__init__(every_n_epochs)
+        self.require(least=1, windows=windows, blocks=blocks, train_frames=train_frames, steps=steps)
+        self.windows = windows
+        self.blocks = blocks
+        self.train_frames = train_frames
+        self.steps = steps
+
+    def check(self, model: WorldModel) -> None:
         """Refuse models whose latents are not a picture's."""
-        model = getattr(pl_module, "model", None)
-        if not isinstance(model, WorldModel) or model.follows_objects:
+        if model.follows_objects:
             raise ValueError(
-                f"DecoderProbe: found {type(pl_module).__name__}, expected a world model whose latents are one vector "
-                "or a grid of patches; remove the callback"
+                f"DecoderProbe: found {type(model).__name__}, expected a world model whose latents are one vector or a "
+                "grid of patches; remove the callback"
             )
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401 (what Lightning passes)
-        batch: dict[str, Tensor],
-        batch_idx: int,
-    ) -> None:
-        """One step of the decoder."""
-        if not trainer.is_global_zero or not isinstance(pl_module, WorldModelModule):
-            return
-        latents = outputs["outputs"]["latents"]
-        windows = -(-self.frames // latents.shape[1])
-        chosen = {name: value[:windows] for name, value in batch.items()}
-        if self._shown is None:  # no validation, no sanity check
-            self._keep(trainer, chosen)
-        target = _scaled(_pixels(trainer, chosen).to(latents.device)).flatten(0, 1)[: self.frames]
-        decoder, optimizer = self._ready(latents, target)
-        with torch.enable_grad():
-            loss = F.mse_loss(decoder(latents[:windows].float().flatten(0, 1)[: self.frames]), target)
+    def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:
+        """See the class; draws ``decoder.png`` and ``decoder.mp4``."""
+        known = draw_frames(data, "train", count=self.train_frames)
+        latents = torch.from_numpy(known.latents(model)).to(model.action_mean.device)
+        decoder = fit_decoder(latents, torch.from_numpy(known.columns["pixels"]), steps=self.steps)
+        window = WindowSpec(history=1, predictions=self.blocks, frame_skip=model.config.frame_skip)
+        drawn = draw_windows(data, window, count=self.windows)
+        rows = picture_rows(model, decoder, {name: torch.from_numpy(array) for name, array in drawn.items()})
+        draw_strip(rows, folder / "decoder.png")
+        write_video(rows, folder / "decoder.mp4")
+        background = _frames(decoder.background.detach(), 1)
+        return {
+            "reconstructed/mse": _error(rows["reconstructed"], rows["real"]),
+            "imagined/mse": _error(rows["imagined"][:, 1:], rows["real"][:, 1:]),
+            "mean_frame/mse": _error(background, rows["real"]),
+        }
+
+
+def fit_decoder(latents: Tensor, pixels: Tensor, *, steps: int) -> PictureDecoder:
+    """Train a decoder from latents (F, N, D) to frames (F, h, w, 3) uint8, on the latents' device."""
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.inference_mode(False):
+        torch.manual_seed(0)
+        latents = latents.clone()
+        decoder = picture_decoder(tokens=latents.shape[1], width=latents.shape[2], image_size=pixels.shape[1])
+        background = pixels.float().mean(dim=0) / 255
+        decoder.start_from(background.permute(2, 0, 1).unsqueeze(0))
+        decoder.to(latents.device)
+        optimizer = torch.optim.AdamW(decoder.parameters(), lr=_LEARNING_RATE)
+        for _ in range(steps):
+            rows = torch.randint(len(latents), (_BATCH,))
+            target = pixels[rows].permute(0, 3, 1, 2).to(latents.device).float() / 255
+            loss = F.mse_loss(decoder(latents[rows]), target)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
-        optimizer.step()
-        pl_module.log("train/decoder", loss.detach(), batch_size=len(target), rank_zero_only=True)
-
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401 (what Lightning passes)
-        batch: dict[str, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Remember the first windows: these are drawn."""
-        if self._shown is None and trainer.is_global_zero:
-            self._keep(trainer, batch)
-
-    def _keep(self, trainer: L.Trainer, batch: Mapping[str, Tensor]) -> None:
-        some = {name: value[: self.windows].clone() for name, value in batch.items()}
-        self._shown = {**some, "pixels": _pixels(trainer, some)}
-
-    def _ready(self, latents: Tensor, pictures: Tensor) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """The decoder and its optimiser, made for the first ``latents`` (B, T, N, D) without touching random states."""
-        if self.decoder is None or self._optimizer is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                decoder = picture_decoder(
-                    tokens=latents.shape[2], width=latents.shape[3], image_size=pictures.shape[-1]
-                )
-            decoder.start_from(pictures.cpu())
-            self.decoder = decoder.to(latents.device)
-            self._optimizer = torch.optim.AdamW(self.decoder.parameters(), lr=self.lr)
-            if self._restored is not None:
-                self.decoder.load_state_dict(self._restored["decoder"])
-                self._optimizer.load_state_dict(self._restored["optimizer"])
-        return self.decoder, self._optimizer
-
-    def state_dict(self) -> dict[str, Any]:
-        """The decoder and its optimiser, for Lightning's checkpoint."""
-        if self.decoder is None or self._optimizer is None:
-            return self._restored or {}
-        return {"decoder": self.decoder.state_dict(), "optimizer": self._optimizer.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with a checkpoint's decoder, once the first batch comes."""
-        self._restored = state_dict or None
-
-    # -- pictures --------------------------------------------------------------------------------------------------
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw every ``every_n_epochs`` epochs."""
-        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._draw(trainer, pl_module, f"decoder_{trainer.current_epoch + 1:04d}.png")
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the final state."""
-        self._draw(trainer, pl_module, "decoder.png")
-
-    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
-        if self.decoder is None or self._shown is None or not isinstance(pl_module, WorldModelModule):
-            return
-        decoder = self.decoder.to(pl_module.device)  # which is the CPU again after training
-        rows = picture_rows(pl_module.model, decoder, self._shown)
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        draw_strip(rows, folder / name)
+            optimizer.step()
+    return decoder.eval()
 
 
 def picture_rows(model: WorldModel, decoder: nn.Module, windows: Mapping[str, Tensor]) -> dict[str, Picture]:
@@ -153,25 +110,41 @@ def picture_rows(model: WorldModel, decoder: nn.Module, windows: Mapping[str, Te
 
     ``imagined`` starts from the first frame's latents and follows the window's actions (B, T, A).
     """
-    was_training = model.training
-    model.eval()
     with torch.inference_mode():
         on_device = {name: value.to(model.action_mean.device) for name, value in windows.items()}
         latents = model.encode(on_device)
         following = on_device["action"][:, :-1].unsqueeze(1)
         imagined = model.rollout(latents[:, :1], following[:, 0, :0], following).squeeze(1)
-        decoded = [_unscaled(decoder(z.float().flatten(0, 1)), len(z)) for z in (latents, imagined)]
-    model.train(was_training)
-    reconstructed, rest = decoded
+        reconstructed, rest = (_frames(decoder(z.float().flatten(0, 1)), len(z)) for z in (latents, imagined))
     return {
-        "real": windows["pixels"].cpu().numpy(),
+        "real": windows["pixels"].numpy(),
         "reconstructed": reconstructed,
         "imagined": np.concatenate([reconstructed[:, :1], rest], axis=1),
     }
 
 
-def draw_strip(rows: Mapping[str, Picture], file: Path, *, least_size: int = 96) -> None:
-    """Write rows of frames (B, T, h, w, 3) below each other, windows side by side, frames at least ``least_size``."""
+def draw_strip(rows: Mapping[str, Picture], file: Path) -> None:
+    """Write rows of frames (B, T, h, w, 3) below each other, windows side by side, frames at least 96 pixels wide."""
+    _sheet(rows).save(file)
+
+
+def write_video(rows: Mapping[str, Picture], file: Path) -> None:
+    """Write rows of frames (B, T, h, w, 3) as a video (H.264) of T frames, windows side by side."""
+    import av
+
+    count = next(iter(rows.values())).shape[1]
+    sheets = [_sheet({name: pictures[:, [frame]] for name, pictures in rows.items()}) for frame in range(count)]
+    width, height = (size // 2 * 2 for size in sheets[0].size)  # the format halves the resolution of colours
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=_FRAMES_PER_SECOND, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for sheet in sheets:
+            pixels = np.asarray(sheet.crop((0, 0, width, height)))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _sheet(rows: Mapping[str, Picture], *, least_size: int = 96) -> Image.Image:
     from PIL import Image, ImageDraw
 
     margin, gap = 96, 12
@@ -184,28 +157,15 @@ def draw_strip(rows: Mapping[str, Picture], file: Path, *, least_size: int = 96)
         for window, frame in np.ndindex(windows, frames):
             picture = Image.fromarray(pictures[window, frame]).resize((size, size), Image.Resampling.NEAREST)
             sheet.paste(picture, (margin + window * (frames * size + gap) + frame * size, row * (size + 2)))
-    sheet.save(file)
+    return sheet
 
 
-def _pixels(trainer: L.Trainer, batch: Mapping[str, Tensor]) -> Tensor:
-    """Frames (B, T, h, w, 3) of the windows of a batch; from the data set where it brings features instead."""
-    if "pixels" in batch:
-        return batch["pixels"]
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    source, skip, frames = data.source, data.window.frame_skip, batch["action"].shape[1]
-    first = source.offsets[batch["episode"].cpu().numpy()] + batch["start"].cpu().numpy()
-    rows = (first[:, None] + skip * np.arange(frames)).ravel()
-    pixels = source.read("pixels", rows)
-    return torch.from_numpy(pixels.reshape(len(first), frames, *pixels.shape[1:]))
-
-
-def _scaled(pixels: Tensor) -> Tensor:
-    """Frames (B, T, h, w, 3) uint8 to (B, T, 3, h, w) in [0, 1]."""
-    return pixels.permute(0, 1, 4, 2, 3).float() / 255
-
-
-def _unscaled(pictures: Tensor, windows: int) -> Picture:
+def _frames(pictures: Tensor, windows: int) -> Picture:
     """Pictures (B · T, 3, h, w) in about [0, 1] to frames (B, T, h, w, 3) uint8."""
     frames = (pictures.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     found: Picture = frames.reshape(windows, -1, *frames.shape[1:]).cpu().numpy()
     return found
+
+
+def _error(frames: Picture, real: Picture) -> float:
+    return float(np.square((frames.astype(np.float32) - real) / 255).mean())

@@ -10,6 +10,7 @@ from typing import ClassVar
 import lightning as L
 
 from jepakit.callbacks.folder import run_folder
+from jepakit.callbacks.media import log_media
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.planning.evaluation.files import write_json
 from jepakit.results import read_probe
@@ -22,9 +23,9 @@ class Probe(L.Callback):
     """Measures after every ``every_n_epochs`` epochs (0: only at the end) and at the end of a fit.
 
     Numbers go to the run's loggers as ``probe/NAME/…`` and into ``probes/NAME.json`` in its folder, with the
-    fingerprint of the weights, pictures beside that file. ``lightning probe`` does the same on saved weights. The
-    model is in evaluation mode meanwhile; neither its weights nor its gradients are touched. Only the first process
-    measures.
+    fingerprint of the weights; pictures lie beside that file and go to the loggers that show any. ``lightning probe``
+    does the same on saved weights, without a logger. The model is in evaluation mode meanwhile; neither its weights nor
+    its gradients are touched. Only the first process measures.
     """
 
     name: ClassVar[str]
@@ -40,6 +41,9 @@ class Probe(L.Callback):
             if value < least:
                 raise ValueError(f"{type(self).__name__}.{name}: found {value}, expected at least {least}")
 
+    def check(self, model: WorldModel) -> None:
+        """Raise ``ValueError`` for a model that cannot be probed; any can, unless a probe says otherwise."""
+
     @abstractmethod
     def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:
         """Return what was found by name; ``data`` are set up, ``folder`` exists and takes pictures."""
@@ -52,6 +56,7 @@ class Probe(L.Callback):
                 f"{type(self).__name__}: found {type(pl_module).__name__} and {type(data).__name__}, expected a world "
                 "model and a data module of jepakit; remove the callback"
             )
+        self.check(pl_module.model)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure every ``every_n_epochs`` epochs."""
@@ -66,6 +71,7 @@ class Probe(L.Callback):
 
     def run(self, model: WorldModel, data: EpisodeDataModule, folder: Path, *, step: int) -> dict[str, float]:
         """Measure, and keep the numbers in ``folder`` beside those of earlier steps."""
+        self.check(model)
         folder.mkdir(parents=True, exist_ok=True)
         was_training = model.training
         values = self.measure(model.eval(), data, folder)
@@ -89,4 +95,6 @@ class Probe(L.Callback):
         named = {f"probe/{self.name}/{name}": value for name, value in values.items()}
         for logger in trainer.loggers:
             logger.log_metrics(named, step=trainer.global_step)
+        own = [file for file in sorted(folder.iterdir()) if f"{file.stem}_".startswith(f"{self.name}_")]
+        log_media(trainer.loggers, own, step=trainer.global_step)
         return named

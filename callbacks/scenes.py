@@ -1,4 +1,4 @@
-"""What a model makes of scenes of rigid objects: what if one were not there, and what no object can do.
+"""What a model makes of scenes of rigid objects: what all such probes share, and what no object can do.
 
 Shape letters: P cases, T frames, H history frames, K horizon in blocks, L environment steps, N latent tokens per frame,
 D latent width.
@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from jepakit.callbacks.frames import AT_ONCE
-from jepakit.callbacks.open_loop import distances
 from jepakit.callbacks.probe import Probe
 from jepakit.callbacks.surprise import compare, draw_curves, surprise
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.tasks import environment_factory
-from jepakit.envs.scene import FIELDS, PRESENT, X, delete, pairs
-from jepakit.envs.scene_env import Continuation, SceneEnv
+from jepakit.envs.scene import FIELDS, PRESENT, X
+from jepakit.envs.scene_env import SceneEnv
 from jepakit.zoo.base import WorldModel
 
 Array = NDArray[np.float32]
@@ -60,59 +57,13 @@ class SceneProbe(Probe):
             episode = rng.choice(data.parts["test"])
             row = source.offsets[episode] + rng.integers(source.lengths[episode])
             state = source.read("state", np.array([row]))[0].astype(np.float64)
-            there = np.flatnonzero(_table(state)[1:, PRESENT]) + 1
+            there = np.flatnonzero(table(state)[1:, PRESENT]) + 1
             if len(there):
                 yield state, int(rng.choice(there))
         raise ValueError(
             f"{type(self).__name__}.cases: found fewer than {self.cases} that matter in {100 * self.cases} draws; look "
             "further ahead, ask for fewer, or use scenes in which objects meet"
         )
-
-
-class CounterfactualProbe(SceneProbe):
-    """What if an object were not there? Answers are scored against the simulator's, in the model's own distance.
-
-    In each case an object is deleted from ``history`` frames in which it touched nothing, and ``horizon`` blocks are
-    imagined. Scored are only deletions that matter: some other object ends more than 4 units from where it would have.
-    Reported: ``cf_gain`` = 1 − distance from what would be / distance of what really happened from that, the deleted
-    object being removed from both, ratio of the means: 1 for the truth, 0 for an answer as good as "as it really went",
-    below for a worse one; ``floor``, the same of the last frame repeated; ``share`` of the deletions that matter, among
-    those of objects that touched nothing.
-    """
-
-    name: ClassVar[str] = "counterfactual"
-
-    def __init__(self, every_n_epochs: int = 0, cases: int = 48, horizon: int = 4, seed: int = 0) -> None:
-        super().__init__(every_n_epochs, cases, seed)
-        self.require(least=1, horizon=horizon)
-        self.horizon = horizon
-
-    def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:
-        """See the class."""
-        environment = self.environment(data)
-        skip, history = model.config.frame_skip, model.config.history
-        seen, would, went, apart = [], [], [], 0
-        for state, chosen in self.starts(data):
-            past = environment.resimulate(state, (history - 1) * skip) if history > 1 else None
-            if past is not None and _touched(past, chosen, environment.slots):
-                continue
-            frames = [state] if past is None else [state, *past.states[skip - 1 :: skip]]
-            apart += 1
-            factual = environment.resimulate(frames[-1], self.horizon * skip).states[-1]
-            counter = environment.resimulate(frames[-1], self.horizon * skip, without=chosen).states
-            if _moved(_without(factual, chosen), counter[-1]) < MATTERS:
-                continue
-            seen.append([_without(frame, chosen) for frame in frames])
-            would.append(counter[skip - 1 :: skip])
-            went.append(_without(factual, chosen))
-            if len(seen) == self.cases:
-                break
-        truth = rendered(environment, np.concatenate([np.array(seen), np.array(would)], axis=1), model)
-        real = rendered(environment, np.array(went)[:, None], model)
-        score = _answers(model, truth, real, history)
-        gain = 1 - score["imagined"].mean() / score["went"].mean()
-        floor = 1 - score["last"].mean() / score["went"].mean()
-        return {"cf_gain": float(gain), "floor": float(floor), "share": len(seen) / apart}
 
 
 class PhysicsProbe(SceneProbe):
@@ -160,7 +111,7 @@ class PhysicsProbe(SceneProbe):
             ghosts, frozen = ({chosen}, ()) if kind == "ghost" else ((), {chosen})
             against = environment.resimulate(start[-1], steps, ghosts=ghosts, frozen=frozen)
             strange = against.states[skip - 1 :: skip]
-            if _moved(usual[-1], strange[-1]) >= MATTERS:
+            if moved(usual[-1], strange[-1]) >= MATTERS:
                 possible.append([*start, *usual])
                 impossible.append([*start, *strange])
             if len(possible) == self.cases:
@@ -185,43 +136,13 @@ def rendered(environment: SceneEnv, states: State, model: WorldModel) -> Clips:
     }
 
 
-def _answers(model: WorldModel, truth: Clips, real: Clips, history: int) -> dict[str, Array]:
-    """Distances (P,) from the last frame of ``truth``: of what is imagined, what ``real`` shows, and the last seen."""
-    device = model.action_mean.device
-    found: dict[str, list[Array]] = {"imagined": [], "went": [], "last": []}
-    for begin in range(0, len(truth["pixels"]), AT_ONCE):
-        rows = slice(begin, begin + AT_ONCE)
-        given, went = (
-            {name: torch.from_numpy(array[rows]).to(device) for name, array in clips.items()} for clips in (truth, real)
-        )
-        with torch.inference_mode():
-            latents = model.encode(given)
-            actions = given["action"]
-            past, ahead = actions[:, : history - 1], actions[:, None, history - 1 : -1]
-            imagined = model.rollout(latents[:, :history], past, ahead)[:, 0, -1]
-            other = model.encode(went)[:, -1]
-        goal = latents[:, -1].float().cpu().numpy()
-        for name, answer in (("imagined", imagined), ("went", other), ("last", latents[:, history - 1])):
-            found[name].append(distances(model, answer.float().cpu().numpy(), goal))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
-
-
-def _table(state: State) -> NDArray[np.float64]:
+def table(state: State) -> NDArray[np.float64]:
+    """One row per object of a state (12 N,): its ``scene.FIELDS``."""
     return state.reshape(-1, len(FIELDS))
 
 
-def _without(state: State, chosen: int) -> State:
-    return delete(_table(state), chosen).ravel()
-
-
-def _moved(first: State, second: State) -> float:
+def moved(first: State, second: State) -> float:
     """Largest distance between the places of an object in two states."""
-    there = _table(first)[:, PRESENT] * _table(second)[:, PRESENT] > 0
-    gap = np.linalg.norm(_table(first)[:, X : X + 2] - _table(second)[:, X : X + 2], axis=1)
+    there = table(first)[:, PRESENT] * table(second)[:, PRESENT] > 0
+    gap = np.linalg.norm(table(first)[:, X : X + 2] - table(second)[:, X : X + 2], axis=1)
     return float(np.max(gap[there], initial=0.0))
-
-
-def _touched(past: Continuation, chosen: int, slots: int) -> bool:
-    """Whether an object exchanged an impulse with another one, the border aside."""
-    partners = [index for index, pair in enumerate(pairs(slots)) if chosen in pair and slots not in pair]
-    return bool((past.contacts[:, partners] > 0).any())

@@ -1,8 +1,8 @@
 """One self-contained HTML page about a run: success table, videos, probes, curves, pictures, configuration.
 
 Reads what training and evaluation left in the run's folder: ``config.yaml``, ``metrics.csv``, ``pictures/*.png``,
-``probes/`` (figures and pictures) and ``evaluation/`` (``evaluation.json`` and videos). What is not there is left out.
-The page is light or dark as the reader's system is. Tables, and pictures much wider than high, scroll in their boxes.
+``probes/`` (figures, pictures, videos) and ``evaluation/`` (``evaluation.json`` and videos). What is not there is left
+out. The page is light or dark as the reader's system is. Tables, and pictures much wider than high, scroll in boxes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from jepakit.results import read_evaluation, read_probe
 
-_MIME = {".png": "image/png", ".webp": "image/webp"}
+_MIME = {".png": "image/png", ".webp": "image/webp", ".mp4": "video/mp4"}
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><link rel="icon" href="data:,"><style>
@@ -27,7 +27,7 @@ _PAGE = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
 h1, h2, h3, p, figcaption {{ overflow-wrap: anywhere; }}
 h2 {{ margin-top: 2.5rem; border-bottom: 1px solid #8886; }}
-img {{ display: block; max-width: 100%; height: auto; border-radius: 4px; }}
+img, video {{ display: block; max-width: 100%; height: auto; border-radius: 4px; }}
 figure {{ margin: 0 0 1rem; }} figcaption {{ font-size: .85rem; }}
 .grid {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--cell)), 1fr)); gap: 1rem; }}
 .charts {{ --cell: 24rem; }} .videos {{ --cell: min(12rem, 45%); }}
@@ -112,7 +112,7 @@ def _probes(folder: Path, evaluated: str | None) -> str:
     """Every probe's latest figures, their course and its pictures; ``evaluated`` is the fingerprint of the weights."""
     measured = {file.stem: read_probe(file) for file in sorted(folder.glob("*.json"))}
     pictures: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob("*.png")):
+    for file in sorted([*folder.glob("*.png"), *folder.glob("*.mp4")]):
         owners = [name for name in measured if file.stem == name or file.stem.startswith(f"{name}_")]
         pictures.setdefault(max(owners, key=len, default=""), []).append(file)
     parts = []
@@ -226,6 +226,8 @@ def _title(file: Path) -> str:
 
 def _figure(file: Path, caption: str) -> str:
     data = file.read_bytes()
+    if file.suffix == ".mp4":
+        return f"<figure>{_video(data, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
     picture = _image(data, caption, _MIME[file.suffix])
     if file.suffix == ".png" and _is_wide(data):
         picture = f'<div class="scroll">{picture}</div>'
@@ -242,6 +244,13 @@ def _image(data: bytes, description: str, mime: str = "image/png", *, chart: boo
     """An image within the page; a ``chart`` is drawn on white and inverted where the page is dark."""
     kind = ' class="chart"' if chart else ""
     return f'<img{kind} alt="{html.escape(description)}" src="data:{mime};base64,{base64.b64encode(data).decode()}">'
+
+
+def _video(data: bytes, description: str) -> str:
+    """A video within the page, played without end."""
+    source = f"data:{_MIME['.mp4']};base64,{base64.b64encode(data).decode()}"
+    shown = "controls autoplay loop muted playsinline"
+    return f'<video {shown} aria-label="{html.escape(description)}" src="{source}"></video>'
 
 
 def _figure_canvas() -> tuple[Any, Any]:

@@ -1,10 +1,12 @@
-"""Models whose truth is known: one that knows the world of Two-Room, and one that is deaf to actions."""
+"""Models whose truth is known: of Two-Room's world, also deaf to actions; of scenes, also blind to other objects."""
 
 import dataclasses
 
 import numpy as np
 import torch
 
+from jepakit.envs.collisions import Collisions
+from jepakit.envs.scene import FIELDS, X
 from jepakit.envs.tworoom import SPEED, move
 from jepakit.zoo.base import WorldModel, WorldModelConfig
 
@@ -56,6 +58,44 @@ class Oracle(WorldModel):
 class Deaf(Oracle):
     name = "deaf"
     listens = False
+
+
+SCENE = ProprioConfig(proprio_dim=4, image_size=16, frame_skip=5, history=2)
+
+
+class Simulator(WorldModel):
+    """Knows the scene and its laws; ``blind`` to other objects, it lets all of them pass through each other."""
+
+    name = "simulator"
+    blind = False
+
+    def __init__(self, config=SCENE):
+        super().__init__(config)
+        self.scene = Collisions(image_size=16)
+
+    def encode(self, observation):
+        return observation["state"].unsqueeze(2)
+
+    def follow(self, state, blocks):
+        ghosts = range(self.scene.slots) if self.blind else ()
+        path = self.scene.resimulate(state.double().numpy(), blocks * 5, ghosts=ghosts)
+        return torch.from_numpy(path.states[4::5]).float()
+
+    def predict(self, latents, actions):
+        return torch.stack([torch.stack([self.follow(state, 1) for state in row[:, 0]]) for row in latents])
+
+    def rollout(self, latents, past_actions, candidates):
+        ahead = [self.follow(row[-1, 0], candidates.shape[2]).unsqueeze(1) for row in latents]
+        return torch.stack(ahead).unsqueeze(1)
+
+    def goal_cost(self, predicted, goal):
+        places = [slot * len(FIELDS) + field for slot in range(self.scene.slots) for field in (X, X + 1)]
+        return (predicted - goal.unsqueeze(1))[..., places].square().sum(dim=(2, 3))
+
+
+class Blind(Simulator):
+    name = "blind"
+    blind = True
 
 
 def prepared(model, data):

@@ -1,13 +1,15 @@
 """The decoder probe looks and does not touch."""
 
+import av
 import lightning as L
 import numpy as np
 import pytest
 import torch
+from oracle import Oracle, ProprioConfig, prepared
 from PIL import Image
 
 from jepakit.callbacks import DecoderProbe
-from jepakit.callbacks.decoder import draw_strip, picture_rows
+from jepakit.callbacks.decoder import draw_strip, fit_decoder, picture_rows, write_video
 from jepakit.datamodules import TwoRoom
 from jepakit.zoo import DINOWM, LeWM
 
@@ -32,6 +34,16 @@ def make_dinowm(folder):
     return DINOWM({**COMMON, **PREDICTOR, "encoder_size": 32}, {"lr": 3e-3}, encoder_weights=str(weights))
 
 
+class Seeing(Oracle):
+    """Latents are the agent's place, of the size that decoders expect; what it imagines goes nowhere."""
+
+    def encode(self, observation):
+        return (observation["proprio"].unsqueeze(2) - self.proprio_mean) / self.proprio_std
+
+    def rollout(self, latents, past_actions, candidates):
+        return latents[:, None, -1:].expand(-1, 1, candidates.shape[2], -1, -1)
+
+
 @pytest.fixture
 def data(tworoom_store):
     return TwoRoom(str(tworoom_store), image_size=32, history=2, frame_skip=2, batch_size=16)
@@ -46,7 +58,7 @@ def trainer(folder, *callbacks, **changes):
 @pytest.mark.parametrize("family", ["lewm", "dinowm"])
 def test_the_model_is_bit_for_bit_the_same_without_it(family, data, tmp_path):
     states, randoms = [], []
-    for callbacks in ([], [DecoderProbe(every_n_epochs=1, windows=2, frames=6)]):
+    for callbacks in ([], [DecoderProbe(every_n_epochs=1, windows=2, blocks=2, steps=3)]):
         module = make_lewm() if family == "lewm" else make_dinowm(tmp_path)
         torch.manual_seed(5)
         trainer(tmp_path, *callbacks).fit(module, data)
@@ -55,45 +67,43 @@ def test_the_model_is_bit_for_bit_the_same_without_it(family, data, tmp_path):
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert torch.equal(*randoms)
-    assert (tmp_path / "pictures" / "decoder.png").exists()
+    assert (tmp_path / "probes" / "decoder.png").exists()
 
 
-class Losses(L.Callback):
-    def __init__(self):
-        self.found = []
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, index):
-        self.found.append(trainer.callback_metrics["train/decoder"].item())
-
-
-def test_the_decoder_learns_and_draws(tmp_path):
-    """Plain frames, each of another grey."""
-    generator = torch.Generator().manual_seed(0)
-    greys = torch.randint(0, 256, (64, 3, 1, 1, 1), generator=generator).expand(-1, -1, 32, 32, 3).byte()
-    actions = torch.zeros(64, 3, 4)
-    windows = [{"pixels": greys[index], "action": actions[index]} for index in range(64)]
-    loader = torch.utils.data.DataLoader(windows, batch_size=16)
-    losses, probe = Losses(), DecoderProbe(every_n_epochs=0, windows=3, frames=24, lr=3e-3)
-    trainer(tmp_path, probe, losses, max_steps=50).fit(make_lewm(), loader, loader)
-    assert losses.found[0] > 0.02  # it starts from the mean picture
-    assert np.mean(losses.found[-5:]) < 0.3 * losses.found[0]
-    sheet = np.asarray(Image.open(tmp_path / "pictures" / "decoder.png"))
-    frames = 3 * 3 * 96  # windows × frames, scaled from 32 to 96 pixels
-    assert sheet.shape == (3 * 98, 96 + frames + 3 * 12, 3)
+def test_the_decoder_learns():
+    """Plain frames, each of another grey, which is their latent."""
+    greys = torch.linspace(0, 1, 64)
+    latents = (4 * greys - 2).reshape(-1, 1, 1).expand(-1, 1, 8)
+    pixels = (255 * greys).round().byte().reshape(-1, 1, 1, 1).expand(-1, 16, 16, 3)
+    decoder = fit_decoder(latents, pixels, steps=40)
+    with torch.no_grad():
+        error = (decoder(latents) - pixels.permute(0, 3, 1, 2) / 255).square().mean()
+        mean_frame = (decoder.background - pixels.permute(0, 3, 1, 2) / 255).square().mean()
+    assert error < 0.5 * mean_frame
 
 
-def test_rows_are_the_frames_the_latents_and_the_imagination(data, tmp_path):
+def test_it_draws_films_and_measures(data, tmp_path):
+    data.setup("fit")
+    model = prepared(Seeing(ProprioConfig(image_size=32, frame_skip=2, history=2)), data)
+    found = DecoderProbe(windows=2, blocks=3, steps=2).run(model, data, tmp_path, step=0)
+    assert set(found) == {"reconstructed/mse", "imagined/mse", "mean_frame/mse"}
+    assert found["reconstructed/mse"] == pytest.approx(found["mean_frame/mse"], rel=0.3)  # hardly trained
+    sheet = np.asarray(Image.open(tmp_path / "decoder.png"))
+    frames = 2 * 4 * 96  # windows × frames, scaled from 32 to 96 pixels
+    assert sheet.shape == (3 * 98, 96 + frames + 2 * 12, 3)
+    assert (tmp_path / "decoder.mp4").stat().st_size > 0
+
+
+def test_rows_are_the_frames_the_latents_and_the_imagination(data):
     data.setup()
     batch = next(iter(data.val_dataloader()))
-    model = make_lewm().model
+    model = make_lewm().model.eval()
     windows = {name: value[:2] for name, value in batch.items()}
     decoder = torch.nn.Sequential(
         torch.nn.Flatten(), torch.nn.Linear(8, 3 * 32 * 32), torch.nn.Unflatten(1, (3, 32, 32))
     )
-    rows = picture_rows(model.train(), decoder, windows)
-    assert model.training
+    rows = picture_rows(model, decoder, windows)
     assert np.array_equal(rows["real"], windows["pixels"].numpy())
-    model.eval()
     with torch.no_grad():
         z = model.encode(windows)
         step = model.predict(z[:, :1], windows["action"][:, :1])
@@ -112,26 +122,27 @@ def test_the_strip_shows_the_frames_in_place(tmp_path):
     assert (np.argwhere(red).min(axis=0) == (98, 96 + (3 * 96 + 12) + 2 * 96)).all()
 
 
-def test_the_decoder_resumes_from_a_checkpoint(data, tmp_path):
-    first = DecoderProbe(every_n_epochs=0, frames=6)
-    fit = trainer(tmp_path, first, max_steps=3)
-    fit.fit(make_lewm(), data)
-    fit.save_checkpoint(tmp_path / "half.ckpt")
-    second = DecoderProbe(every_n_epochs=0, frames=6)
-    resumed = trainer(tmp_path, second, max_steps=4)
-    resumed.fit(make_lewm(), data, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
-    steps = {int(state["step"]) for state in second.state_dict()["optimizer"]["state"].values()}
-    assert steps == {4}
+def test_the_video_shows_the_frames_in_time(tmp_path):
+    rows = {name: np.zeros((2, 5, 49, 49, 3), np.uint8) for name in ("real", "imagined")}
+    rows["imagined"][1] += np.arange(0, 250, 50, dtype=np.uint8)[:, None, None, None]
+    write_video(rows, tmp_path / "film.mp4")
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        assert film.streams.video[0].average_rate == 4
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
+    assert frames.shape == (5, 200, 96 + 2 * (98 + 12), 3)
+    shown = frames[:, 100:198, 96 + 98 + 12 : 96 + 2 * 98 + 12].mean(axis=(1, 2, 3))
+    assert shown == pytest.approx(np.arange(0, 250, 50), abs=4)
+    assert frames[:, :98, 96:194].max() <= 4
 
 
 def test_slots_are_refused_before_training(data, tmp_path, monkeypatch):
     module = make_lewm()
     monkeypatch.setattr(type(module.model), "follows_objects", True)
-    with pytest.raises(ValueError, match=r"DecoderProbe: found LeWM, expected .* one vector or a grid of patches"):
+    with pytest.raises(ValueError, match=r"DecoderProbe: found LeWMModel, expected .* one vector or a grid of patches"):
         trainer(tmp_path, DecoderProbe()).fit(module, data)
 
 
-@pytest.mark.parametrize("name", ["windows", "frames"])
+@pytest.mark.parametrize("name", ["windows", "blocks", "train_frames", "steps"])
 def test_settings_out_of_range_are_refused(name):
     with pytest.raises(ValueError, match=f"DecoderProbe.{name}: found 0, expected at least 1"):
         DecoderProbe(**{name: 0})

@@ -134,9 +134,9 @@ def test_given_features_are_left_alone(tworoom_store, weights, tmp_path):
 
 
 def test_the_other_callbacks_work_without_pixels_in_the_batch(tworoom_store, weights, tmp_path):
-    callbacks = [FeatureCache(str(tmp_path / "cache")), DecoderProbe(every_n_epochs=0), LatentMap(), RunEstimate()]
+    callbacks = [FeatureCache(str(tmp_path / "cache")), DecoderProbe(blocks=2, steps=3), LatentMap(), RunEstimate()]
     train(make_module(weights(1)), make_data(tworoom_store), tmp_path, *callbacks)
-    assert (tmp_path / "pictures" / "decoder.png").exists()
+    assert (tmp_path / "probes" / "decoder.png").exists()
     assert (tmp_path / "probes" / "latent_map.png").exists()
 
 

@@ -32,6 +32,8 @@ RUNNABLE = {
     "cjepa": ["cjepa.yaml"],
     "cjepa nano on Two-Room": ["cjepa.yaml", "data/tworoom.yaml", "size/nano_cjepa.yaml"],
     "cjepa nano on Collisions": ["cjepa.yaml", "data/collisions.yaml", "size/nano_cjepa.yaml"],
+    "cjepa nano on Collisions' true states": ["cjepa.yaml", "size/nano_cjepa.yaml", "data/collisions_oracle.yaml"],
+    "cjepa nano on Gravity's true states": ["cjepa.yaml", "size/nano_cjepa.yaml", "data/gravity_oracle.yaml"],
     "vjepa": ["vjepa.yaml"],
     "vjepa nano on Two-Room": ["vjepa.yaml", "size/nano_vjepa.yaml", "data/tworoom.yaml"],
     "vjepa nano on Push-T": ["vjepa.yaml", "size/nano_vjepa.yaml", "data/pusht.yaml"],

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jepakit import cli
-from jepakit.callbacks.decoder import draw_strip
+from jepakit.callbacks.decoder import draw_strip, write_video
 from jepakit.callbacks.latent_map import draw_map
 from jepakit.callbacks.probe import Probe
 from jepakit.cli.evaluation import save_evaluation
@@ -27,6 +27,7 @@ VIEWER = """<!doctype html><meta charset="utf-8"><body>{frames}<script>
 onload = () => {{
   const facts = [...document.querySelectorAll("iframe")].map(({{contentDocument: page, contentWindow: view}}) => ({{
     images: [...page.images].map(image => image.naturalWidth),
+    videos: [...page.querySelectorAll("video")].map(video => [video.videoWidth, video.duration, video.readyState > 1]),
     width: page.documentElement.scrollWidth,
     window: view.innerWidth,
     text: view.getComputedStyle(page.querySelector("h1")).color,
@@ -108,6 +109,7 @@ def run(model, tmp_path_factory):
     draw_map((rng.normal(size=(60, 2)),), titles, rng.normal(size=(60, 8)), names, folder / "pictures" / "map.png")
     strip = {row: rng.integers(0, 255, (4, 8, 32, 32, 3), dtype=np.uint8) for row in ("real", "imagined")}
     draw_strip(strip, folder / "pictures" / "decoder.png")
+    write_video(strip, folder / "probes" / "readout_film.mp4")
     rows = [f"{step},{1 / (step + 1)},{2 / (step + 1)},{-step},{step}" for step in range(0, 300, 50)]
     heads = "step,train/loss,val/loss,train/reward,probe/readout/rows"
     (folder / "metrics.csv").write_text("\n".join([heads, *rows]))
@@ -158,6 +160,7 @@ def test_it_opens_everywhere_without_an_error(page, tmp_path):
         assert view["width"] <= width, f"at {width} px the page scrolls sideways, to {view['width']} px"
         assert len(view["images"]) == page.count("<img") == 15
         assert min(view["images"]) > 0
+        assert view["videos"] == [[96 + 4 * (96 + 12), 2.0, True]]  # 8 frames of 4 windows, and their names
         assert view["requests"] == []
         assert (brightness(view["text"]) > 200) == (scheme == "dark")
         assert (brightness(view["ground"]) > 200) == (scheme == "light")
@@ -167,13 +170,15 @@ def test_it_opens_everywhere_without_an_error(page, tmp_path):
 def test_the_look_notices_what_is_wrong(tmp_path):
     broken = (
         "<!doctype html><h1>broken</h1><p style='width: 700px'>wide</p><img src='data:image/png;base64,AAAA'>"
-        "<img src='http://127.0.0.1:9/x.png'><script>console.error('alas')</script>"
+        "<img src='http://127.0.0.1:9/x.png'><video src='data:video/mp4;base64,AAAA'></video>"
+        "<script>console.error('alas')</script>"
     )
     views, console = look(broken, tmp_path)
     assert len(console) == len(VIEWS)
     assert all("alas" in line for line in console)
     for (width, _), view in views.items():
         assert view["images"] == [0, 0]
+        assert view["videos"] == [[0, None, False]]
         assert (view["width"] > width) == (width == 390)
         assert view["requests"] == ["http://127.0.0.1:9/x.png"]
         assert view["text"] == "rgb(0, 0, 0)"
@@ -189,7 +194,8 @@ def test_probes_show_their_latest_figures(page, model):
     assert page.count(f"After step 300, weights {fingerprint(model)[:12]}.") == 2
     assert [page.count(f'alt="curve of {name}"') for name in ("r2", "mlp_r2", "rows", "accuracy")] == [1, 1, 1, 0]
     assert "curve of readout/rows" not in page  # the logger's copy
-    order = [page.index(part) for part in ("<h3>readout<", "<figcaption>readout errors<", "<h3>surprise<", ">unowned<")]
+    places = ("<h3>readout<", "<figcaption>readout errors<", "<figcaption>readout film<", "<h3>surprise<", ">unowned<")
+    order = [page.index(part) for part in places]
     assert order == sorted(order)
 
 

@@ -85,3 +85,13 @@ def test_the_vit_reads_every_patch_and_its_place():
         changed[..., row : row + 8, column : column + 8] += 1.0
         assert not torch.allclose(vit(changed), vit(picture), atol=1e-4)
     assert not torch.allclose(vit(picture.roll(8, dims=-1)), vit(picture), atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_weights_are_those_that_mix_the_values(norm):
+    torch.manual_seed(0)
+    attention = Attention(6, heads=2, head_dim=4, qkv_bias=True, norm=norm)
+    x = torch.randn(3, 5, 6)
+    values = attention._heads(attention.qkv(attention.norm(x)))[:, :, 4:]
+    mixed = torch.einsum("bhqk,bkhe->bqhe", attention.weights(x), values)
+    torch.testing.assert_close(attention.out(mixed.flatten(2)), attention(x))

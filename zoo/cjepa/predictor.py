@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepakit.zoo.layers.transformer import block_stack
+from jepakit.zoo.layers.transformer import Block, block_stack
 
 
 class SlotPredictor(nn.Module):
@@ -91,11 +91,34 @@ class SlotPredictor(nn.Module):
         out: Tensor = self.output(self.norm(x))
         return out.reshape(grid.shape[0], -1, *grid.shape[2:])
 
-    def fold_and_transform(self, grid: Tensor, *, future_only: bool = False) -> Tensor:
-        """Slots that carry their frame's conditions through the transformer; proprioception is read off their mean."""
+    def attention(self, seen: Tensor) -> Tensor:
+        """Return how much each token looks at each, from the history's (B, H, M, D), none of them hidden.
+
+        (B, layers, heads, T, M, T, M): the looking token's frame and place, then those of what it looks at. With joined
+        conditions M counts the slots alone.
+        """
+        grid = self.tokens(seen)
+        if self.concatenated:
+            grid = self.fold_conditions(grid)
+        x = grid.flatten(1, 2)
+        weights = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            weights.append(block.attention.weights(x))
+            x = block(x)
+        frames = grid.shape[1:3]
+        return torch.stack(weights, dim=1).reshape(len(x), len(weights), -1, *frames, *frames)
+
+    def fold_conditions(self, grid: Tensor) -> Tensor:
+        """Slots (B, T, M−C, D) that carry their frame's conditions, the last C tokens of (B, T, M, D)."""
         slots, conditions = grid.tensor_split((grid.shape[2] - self.conditions,), dim=2)
         conditions = conditions.flatten(2).unsqueeze(2).expand(-1, -1, slots.shape[2], -1)
-        slots = self.transform(self.fold(torch.cat([slots, conditions], dim=-1)), future_only=future_only)
+        folded: Tensor = self.fold(torch.cat([slots, conditions], dim=-1))
+        return folded
+
+    def fold_and_transform(self, grid: Tensor, *, future_only: bool = False) -> Tensor:
+        """Slots that carry their frame's conditions through the transformer; proprioception is read off their mean."""
+        slots = self.transform(self.fold_conditions(grid), future_only=future_only)
         if self.proprio_output is None:
             return slots
         return torch.cat([slots, self.proprio_output(slots.mean(dim=2, keepdim=True))], dim=2)

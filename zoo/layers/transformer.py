@@ -70,6 +70,12 @@ class Attention(nn.Module):
         out: Tensor = self.out_dropout(self.out(mixed.flatten(2)))
         return out, seen
 
+    def weights(self, x: Tensor) -> Tensor:
+        """Return how much each of the tokens (B, L, W), in rows, looks at each: (B, heads, L, L). For looking only."""
+        q, k, _ = self._heads(self.qkv(self.norm(x))).transpose(1, 2).chunk(3, dim=1)
+        weights: Tensor = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+        return weights
+
     def _mix(
         self, x: Tensor, before: KeyValue | None, *, mask: Tensor | None, causal: bool, only: slice | None
     ) -> tuple[Tensor, KeyValue]:
