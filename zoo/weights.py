@@ -168,5 +168,5 @@ def _write(file: Path, content: bytes) -> None:
             raise
     except OSError as error:
         raise OSError(
-            error.errno, f"{file}: cannot be written ({error.strerror}); what was there before is untouched"
+            error.errno, f"{file}: cannot be written ({error.strerror or error}); what was there before is untouched"
         ) from error

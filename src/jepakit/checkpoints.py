@@ -45,8 +45,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{file}: the checkpoint cannot be written ({error.strerror}); what was there before is untouched: "
-                "make room or another checkpoint.dirpath, then go on with --ckpt_path last",
+                f"{file}: the checkpoint cannot be written ({error.strerror or error}); what was there before is "
+                "untouched: make room or another checkpoint.dirpath, then go on with --ckpt_path last",
             ) from error
 
 
