@@ -185,6 +185,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts there")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # a forked child would wait forever for its parent's threads
     kills = options.kills or (4 if options.quick else 28)
     steps = 20 if options.quick else 120
     with tempfile.TemporaryDirectory() as folder:

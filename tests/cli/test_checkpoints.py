@@ -21,7 +21,9 @@ CAMPAIGN = Path(__file__).parent.parent / "campaigns" / "resume.py"
 
 
 def test_a_training_killed_at_random_ends_as_one_that_was_not():
-    done = subprocess.run([sys.executable, CAMPAIGN, "--quick"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, CAMPAIGN, "--quick"], capture_output=True, text=True, check=False, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "kills: 4\n" in done.stdout
     assert "different at the end: nothing" in done.stdout
