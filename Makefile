@@ -9,7 +9,7 @@ comma := ,
 PYTEST ?=
 READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: demo test lint bench compare beyond clean help
+.PHONY: demo test lint bench compare beyond zoo-table clean help
 
 help:
 	@echo "make demo    data, training, planning and a report, in ten minutes (runs/demo/report.html)"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench   quick run of every benchmark, results in runs/bench"
 	@echo "make compare the five nano models on two environments, 3 seeds (hours; resumable): docs/results/nano.md"
 	@echo "make beyond  search against what may replace it (hours; resumable): docs/results/beyond.md"
+	@echo "make zoo-table  the README's table of shipped weights, from what lies beside them"
 	@echo "make clean   remove the environment and caches (not data/ and runs/)"
 
 $(READY): pyproject.toml constraints.txt
@@ -46,6 +47,9 @@ compare: $(READY)
 
 beyond: $(READY)
 	$(BIN)/python benchmarks/beyond.py
+
+zoo-table: $(READY)
+	$(BIN)/python -m jepakit.zoo.table README.md
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
