@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -71,8 +72,9 @@ def interval(successes: int, tasks: int) -> str:
     return f"{100 * low:.0f} – {100 * high:.0f} %"
 
 
-def origin() -> str:
-    """Machine and versions, as a line for a page."""
+def origin(commits: Iterable[str] = ()) -> str:
+    """Machine, versions and the commits whose runs a page shows (by default this one), as a line for it."""
     host = machine()
+    shown = ", ".join(sorted(set(commits))) or commit()
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "numpy"))
-    return f"{host['cpu']}, {host['cores']} cores, Python {host['python']}, {packages}, commit {commit()}."
+    return f"{host['cpu']}, {host['cores']} cores, Python {host['python']}, {packages}, commit {shown}."
