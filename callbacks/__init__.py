@@ -9,6 +9,7 @@ from jepakit.lazy import lazy
 if TYPE_CHECKING:
     from jepakit.callbacks.attention import AttentionProbe as AttentionProbe
     from jepakit.callbacks.collapse import CollapseMonitor as CollapseMonitor
+    from jepakit.callbacks.compile import Compile as Compile
     from jepakit.callbacks.counterfactual import CounterfactualProbe as CounterfactualProbe
     from jepakit.callbacks.decoder import DecoderProbe as DecoderProbe
     from jepakit.callbacks.feature_cache import FeatureCache as FeatureCache
@@ -33,6 +34,7 @@ __getattr__, __dir__ = lazy(
     {
         "attention": ("AttentionProbe",),
         "collapse": ("CollapseMonitor",),
+        "compile": ("Compile",),
         "counterfactual": ("CounterfactualProbe",),
         "decoder": ("DecoderProbe",),
         "feature_cache": ("FeatureCache",),
