@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from jepakit.zoo.module import TrainingModule
+from jepakit.zoo.ranks import whole
 
 FIRST_STEPS = 20  # of a phase, whose losses are the measure of an explosion
 _NAMED = 4  # windows in a message
@@ -71,7 +72,7 @@ class NumericalGuard(L.Callback):
         loss = torch.stack(self._losses).max()  # NaN if one of them is
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
         scaled = isinstance(trainer.precision_plugin, MixedPrecision) and trainer.precision_plugin.scaler is not None
-        norm = loss.new_zeros(()) if scaled else nn.utils.get_total_norm(gradients).to(loss.dtype)
+        norm = loss.new_zeros(()) if scaled else whole(nn.utils.get_total_norm(gradients)).to(loss.dtype)
         value, size = torch.stack([loss, norm]).tolist()  # one wait for the device
         self._enter_phase(pl_module, trainer.global_step)
         self._fault = self._judge(value * trainer.accumulate_grad_batches, size)

@@ -56,6 +56,7 @@ class Probe(L.Callback):
                 f"{type(self).__name__}: found {type(pl_module).__name__} and {type(data).__name__}, expected a world "
                 "model and a data module of jepakit; remove the callback"
             )
+        pl_module.require_whole(type(self).__name__)
         self.check(pl_module.model)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -30,6 +30,11 @@ class Publish(L.Callback):
         self.revision = revision
         self.licence = licence
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse a model that cannot be sent when training ends."""
+        assert isinstance(pl_module, TrainingModule)
+        pl_module.require_whole("Publish")
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save and send."""
         folder = run_folder(trainer) / "published"

@@ -35,9 +35,9 @@ class Estimate:
 class RunEstimate(L.Callback):
     """Before the first step, estimate its duration from a few timed steps; warn when it exceeds ``warn_after_hours``.
 
-    A copy of the model is trained on windows of the first batch, so that the run itself is not disturbed; see
-    ``seconds_per_step``. ``smaller`` names the configuration to
-    recommend.
+    A copy of the model, not compiled, is trained on windows of the first batch, so that the run itself is not
+    disturbed; see ``seconds_per_step``. A model that is sharded over processes cannot be copied: nothing is said then.
+    ``smaller`` names the configuration to recommend.
     """
 
     def __init__(self, warn_after_hours: float = 1.0, smaller: str = "configs/size/nano.yaml") -> None:
@@ -51,13 +51,15 @@ class RunEstimate(L.Callback):
         """Before the first batch only: time, extrapolate, and print one line, or a warning if the run is long."""
         if self.estimate is not None or getattr(trainer, "fast_dev_run", False):
             return
-        if not isinstance(pl_module, WorldModelModule):
+        if not isinstance(pl_module, WorldModelModule) or pl_module.device_mesh is not None:
             return
         steps = trainer.estimated_stepping_batches - trainer.global_step
         if not math.isfinite(steps):
             return
         with torch.random.fork_rng(), trainer.precision_plugin.train_step_context():
-            seconds = seconds_per_step(copy.deepcopy(pl_module.model), batch)
+            model = copy.deepcopy(pl_module.model)
+            vars(model).pop("losses", None)  # compiled ones would be those of the original
+            seconds = seconds_per_step(model, batch)
         self.estimate = Estimate(
             steps=int(steps),
             windows=len(batch["action"]),

@@ -104,6 +104,24 @@ class TrainingModule(L.LightningModule):
         if wrong:
             raise ValueError(f"data and model disagree: {'; '.join(wrong)}; change the config of one of the two")
 
+    def configure_model(self) -> None:
+        """Under Lightning's ``ModelParallelStrategy``, let the processes share parameters and optimiser (FSDP2)."""
+        if self.device_mesh is None:
+            return
+        from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+        if not isinstance(self.model, FSDPModule):
+            fully_shard(self.model, mesh=self.device_mesh["data_parallel"])
+            register_fsdp_forward_method(self.model, "losses")
+
+    def require_whole(self, owner: str) -> None:
+        """Raise ``ValueError`` if processes share the parameters, for a callback that reads the model."""
+        if self.device_mesh is not None:
+            raise ValueError(
+                f"{owner}: found a model whose parameters the processes share, expected a whole one; train with ddp, "
+                "or remove the callback and use 'lightning probe' and 'lightning publish' on the saved weights"
+            )
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with this module's settings where they differ from the checkpoint's, and say so."""
         before, now = (_flat(settings) for settings in (checkpoint.get("hyper_parameters", {}), self.hparams))

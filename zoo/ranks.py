@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
@@ -42,6 +42,17 @@ def gather(x: Tensor) -> Tensor:
         return x
     rows: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
     return rows
+
+
+def whole(x: Tensor) -> Tensor:
+    """Return all of a tensor of which, under FSDP, every rank holds a part."""
+    full: Tensor = x.full_tensor() if hasattr(x, "full_tensor") else x
+    return full
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's state dict with every tensor ``whole``."""
+    return {name: whole(value) for name, value in model.state_dict().items()}
 
 
 def share(drawn: Tensor) -> Tensor:

@@ -42,17 +42,19 @@ class Checkpoint:
     source: Path
 
 
-def save_pretrained(model: Trainable, directory: str | Path) -> Path:
+def save_pretrained(model: Trainable, directory: str | Path, *, tensors: Mapping[str, Tensor] | None = None) -> Path:
     """Write ``model`` with its statistics into ``directory``, which is made if needed; returns the directory.
 
-    Both files appear complete or not at all; the config comes last.
+    ``tensors`` are those of the model where it holds only a part of them (``jepakit.zoo.ranks.whole_state``). Both
+    files appear complete or not at all; the config comes last.
     """
     from safetensors.torch import save
 
     directory = Path(directory).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    weights = save(tensors, metadata={"format": "pt", "model": model.name})
+    state = model.state_dict() if tensors is None else tensors
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    weights = save(plain, metadata={"format": "pt", "model": model.name})
     config = {
         "model": model.name,
         "jepakit": jepakit.__version__,

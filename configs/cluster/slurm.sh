@@ -11,5 +11,6 @@
 #SBATCH --signal=SIGUSR1@120
 #SBATCH --requeue
 set -euo pipefail
-exec srun lightning "$@" --trainer.strategy "${STRATEGY:-ddp}" --trainer.num_nodes "$SLURM_NNODES" \
+strategy=${STRATEGY-ddp}
+exec srun lightning "$@" ${strategy:+--trainer.strategy="$strategy"} --trainer.num_nodes "$SLURM_NNODES" \
   --trainer.devices "$SLURM_NTASKS_PER_NODE"

@@ -20,8 +20,15 @@ wait $second
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("template", ["torchrun.sh", "slurm.sh"])
-def test_two_processes_train_together(template, mini_config, tmp_path):
+@pytest.mark.parametrize(
+    ("template", "flags", "settings"),
+    [
+        ("torchrun.sh", [], {}),
+        ("slurm.sh", [], {}),
+        ("torchrun.sh", ["-c", str(CLUSTER / "fsdp.yaml"), "--trainer.callbacks=[]"], {"STRATEGY": ""}),
+    ],
+)
+def test_two_processes_train_together(template, flags, settings, mini_config, tmp_path):
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "srun").write_text(_SRUN)
@@ -30,8 +37,9 @@ def test_two_processes_train_together(template, mini_config, tmp_path):
         **os.environ,
         "PATH": os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]),
         **{"PROCESSES": "2", "PORT": "0", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "2"},
+        **settings,
     }
-    arguments = ["fit", *mini_config, "--trainer.accelerator=cpu", "--trainer.logger=CSVLogger"]
+    arguments = ["fit", *mini_config, *flags, "--trainer.accelerator=cpu", "--trainer.logger=CSVLogger"]
     arguments += [f"--trainer.logger.save_dir={tmp_path}", "--trainer.logger.name=run", "--trainer.logger.version="]
     done = subprocess.run(
         ["bash", CLUSTER / template, *arguments],

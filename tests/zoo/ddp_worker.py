@@ -2,7 +2,8 @@
 
 In float64: what is zero in exact arithmetic, such as the gradient of a bias before a batch norm, AdamW divides by its
 own size, so that rounding decides where it goes. Alone, or under `python -m torch.distributed.run`. Arguments: STORE
-FOLDER, and `dies` for a run whose second process kills itself.
+FOLDER, and `dies` for a run whose second process kills itself, or `sharded` for one whose processes share parameters;
+that is in float32, which is all that Lightning's strategy for it can do, and of families without such gradients.
 """
 
 import json
@@ -14,12 +15,14 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from jepakit.datamodules import TwoRoom
 from jepakit.zoo import CJEPA, DINOWM, PLDM, VJEPA, LeWM, save_pretrained
 from jepakit.zoo.ranks import average, ranks
 
 STEPS, BATCH = 20, 16
+SHARDED = ("fastlewm", "cjepa", "vjepa")
 CNN = {
     "image_size": 32,
     "dropout": 0.0,
@@ -66,18 +69,20 @@ class Curve(L.Callback):
         self.losses.append(average(outputs["loss"].detach()).item())
 
 
-def train(build, store, dies):
+def train(build, store, mode):
     """Return the curve of one family."""
     torch.manual_seed(1)
-    module, curve = build(), Curve(dies)
+    module, curve = build(), Curve(mode == "dies")
     module.optimizer_config = type(module.optimizer_config)(lr=3e-3)
     config = module.model.config
     strategy = "ddp_find_unused_parameters_true" if config.pretrain_steps else "ddp"
+    if mode == "sharded":
+        strategy = ModelParallelStrategy(ranks()[1], tensor_parallel_size=1, save_distributed_checkpoint=False)
     windows = {"history": config.history, "predictions": config.predictions}
     data = TwoRoom(store, image_size=32, batch_size=BATCH // ranks()[1], **windows)
     trainer = L.Trainer(
         max_steps=STEPS,
-        precision="64-true",
+        precision="32-true" if mode == "sharded" else "64-true",
         accelerator="cpu",
         devices=ranks()[1],
         strategy=strategy if ranks()[1] > 1 else "auto",
@@ -93,15 +98,16 @@ def train(build, store, dies):
     return curve.losses
 
 
-def main(store, folder, dies):
+def main(store, folder, mode):
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     if torch.distributed.is_torchelastic_launched():
         torch.distributed.init_process_group("gloo")
-    found = {name: train(build, store, dies) for name, build in families(folder).items()}
+    chosen = {name: build for name, build in families(folder).items() if mode != "sharded" or name in SHARDED}
+    found = {name: train(build, store, mode) for name, build in chosen.items()}
     if ranks()[0] == 0:
         (folder / "losses.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:] == ["dies"])
+    main(sys.argv[1], Path(sys.argv[2]), "".join(sys.argv[3:]))

@@ -31,15 +31,22 @@ def run(program, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
-def test_two_processes_learn_what_one_learns(store, tmp_path):
+@pytest.mark.parametrize(
+    ("mode", "families"),
+    [
+        ([], {"lewm", "fastlewm", "pldm", "dinowm", "cjepa", "vjepa"}),
+        (["sharded"], {"fastlewm", "cjepa", "vjepa"}),
+    ],
+)
+def test_two_processes_learn_what_one_learns(mode, families, store, tmp_path):
     curves = {}
     for name, program in {"one": [], "two": TWO}.items():
         folder = tmp_path / name
         folder.mkdir()
-        done = run(program, store, folder)
+        done = run(program, store, folder, *mode)
         assert done.returncode == 0, done.stderr
         curves[name] = json.loads((folder / "losses.json").read_text())
-    assert set(curves["one"]) == {"lewm", "fastlewm", "pldm", "dinowm", "cjepa", "vjepa"}
+    assert set(curves["one"]) == families
     for family, alone in curves["one"].items():
         assert len(alone) == 20
         assert all(map(math.isfinite, alone))

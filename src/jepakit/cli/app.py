@@ -35,7 +35,8 @@ from jepakit.zoo import from_pretrained
 from jepakit.zoo.files import fingerprint
 from jepakit.zoo.module import TrainingModule
 from jepakit.zoo.publish import Publication, publish
-from jepakit.zoo.weights import TRAINING_FILE, load_model
+from jepakit.zoo.ranks import whole_state
+from jepakit.zoo.weights import TRAINING_FILE, load_model, save_pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,8 +318,9 @@ class App(LightningCLI):
     def _save(self) -> None:
         """Write the trained weights beside the checkpoints."""
         folder = run_folder(self.trainer) / "weights"
+        tensors = whole_state(self.model.model)
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
-            self.model.save_pretrained(folder)
+            save_pretrained(self.model.model, folder, tensors=tensors)
             write_json(folder / TRAINING_FILE, self._record())
             print(f"wrote {folder}")
 
