@@ -116,20 +116,13 @@ def planning(bench: Benchmark) -> None:
     """One iteration of a search with nano LeWM: more candidates, a longer horizon, more environments."""
     backend = TorchBackend(make_nano(), threads=1, candidates_per_call=1 << 20)
 
-    def score(*, environments: int = 1, candidates: int = 128, horizon: int = 5) -> dict[str, float]:
-        rng = np.random.default_rng(0)
-        spec = backend.spec
-        problem = Problem(spec, candidates)
-        shape = (environments, candidates, horizon, spec.block_width)
-        problem.candidates = rng.standard_normal(shape, dtype=np.float32)
-        problem.history, problem.goal, problem.past = (
-            np.repeat(part, environments, axis=0) for part in (problem.history, problem.goal, problem.past)
-        )
+    def score(candidates: int = 128, **sizes: int) -> dict[str, float]:
+        problem = Problem(backend.spec, candidates, **sizes)
         return {"seconds": median(seconds(lambda: problem.score(backend), repeats=3 if bench.quick else 9))}
 
     short = bench.quick
     candidates = [32, 128] if short else [8, 32, 128, 512, 2048]
-    curve(bench, "candidates", "candidates", candidates, lambda size: score(candidates=size))
+    curve(bench, "candidates", "candidates", candidates, score)
     horizons = [2, 4] if short else [1, 2, 4, 8, 16, 32]
     curve(bench, "horizon", "blocks", horizons, lambda size: score(horizon=size))
     environments = [1, 2] if short else [1, 4, 16, 64]

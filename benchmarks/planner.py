@@ -52,15 +52,20 @@ PAPER = {"cem": {"samples": CANDIDATES, "elites": 30, "iterations": ITERATIONS},
 
 
 class Problem:
-    """One frame's latents, a goal's, and candidates that look like a search in its middle."""
+    """A frame's latents, a goal's, and candidates that look like a search in its middle, for every environment."""
 
-    def __init__(self, spec: PlannerSpec, candidates: int = CANDIDATES) -> None:
+    def __init__(
+        self, spec: PlannerSpec, candidates: int = CANDIDATES, *, horizon: int = HORIZON, environments: int = 1
+    ) -> None:
         rng = np.random.default_rng(0)
-        self.history, self.goal = rng.standard_normal((2, 1, 1, spec.tokens, spec.width), dtype=np.float32)
+        shape = (2, environments, 1, spec.tokens, spec.width)
+        self.history, self.goal = rng.standard_normal(shape, dtype=np.float32)
         self.goal = self.goal[:, 0]
-        self.past = np.empty((1, 0, spec.block_width), np.float32)
-        self.candidates = rng.standard_normal((1, candidates, HORIZON, spec.block_width), dtype=np.float32)
-        self.frame = rng.integers(0, 256, (1, 1, spec.image_size, spec.image_size, 3), dtype=np.uint8)
+        self.past = np.empty((environments, 0, spec.block_width), np.float32)
+        shape = (environments, candidates, horizon, spec.block_width)
+        self.candidates = rng.standard_normal(shape, dtype=np.float32)
+        shape = (environments, 1, spec.image_size, spec.image_size, 3)
+        self.frame = rng.integers(0, 256, shape, dtype=np.uint8)
 
     def score(self, backend: Backend) -> np.ndarray:
         """One iteration through a backend."""
@@ -166,14 +171,14 @@ def fast_planner() -> PlannerConfig:
     return PlannerConfig.parse({name: value for name, value in values.items() if name != "threads"}, where=str(FAST))
 
 
-def planning(backend: Backend, config: PlannerConfig) -> Callable[[], object]:
-    """A call that encodes a frame and plans."""
+def planning(backend: Backend, config: PlannerConfig, environments: int = 1) -> Callable[[], object]:
+    """A call that encodes a frame and plans, for every environment."""
     planner = config.planner(backend)
-    problem = Problem(backend.spec)
+    problem = Problem(backend.spec, environments=environments)
 
     def plan() -> object:
         seen = Observation(latents=planner.encode(problem.frame), past_actions=problem.past)
-        rngs = [np.random.default_rng(0)]
+        rngs = [np.random.default_rng(number) for number in range(environments)]
         return planner.plan(seen, problem.goal, horizon=config.mpc.horizon, rngs=rngs)
 
     return plan

@@ -38,7 +38,8 @@ def make_batch(config: LeWMConfig, windows: int) -> dict[str, Tensor]:
 
 def plain_loss(model: PlainLeWM, config: LeWMConfig, batch: dict[str, Tensor]) -> Callable[[], Tensor]:
     def loss() -> Tensor:
-        directions = random_directions(config.latent_dim, config.directions, seed=0, step=0, device=torch.device("cpu"))
+        device = batch["action"].device
+        directions = random_directions(config.latent_dim, config.directions, seed=0, step=0, device=device)
         return model(batch["pixels"], batch["action"], directions)
 
     return loss
