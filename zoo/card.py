@@ -65,8 +65,11 @@ def model_card(
         version=jepakit.__version__,
         data=data,
         training=training,
-        evaluation=None if evaluation is None else _table(evaluation),
-        probes={name: _listed(found) for name, found in (probes or {}).items()},
+        evaluation=None if evaluation is None else _table(evaluation, checkpoint.name),
+        probes=[
+            (f"{name}/{key}", _figure(value)) for name, found in (probes or {}).items() for key, value in found.items()
+        ],
+        trained_on=f"{_host(training)}; {_listed(training['versions'])}" if training else None,
         bundle=bundle,
         limits=_LIMITS,
         licence=licence,
@@ -102,7 +105,7 @@ def _results(evaluation: Mapping[str, Any], family: str) -> list[Any]:
     ]
 
 
-def _table(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def _table(evaluation: Mapping[str, Any], family: str) -> dict[str, Any]:
     tasks = evaluation["tasks"]
     rows = []
     for name, found in evaluation["policies"].items():
@@ -110,14 +113,33 @@ def _table(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         timed = found["latency_ms"]
         cells = [f"{found['rate']:.1%}", f"{low:.1%} – {high:.1%}", f"{timed['p50']:.3g}" if timed else "–"]
         rows.append([name, *cells])
-    host = evaluation["machine"]
     caption = (
         f"{tasks['count']} {tasks['split']} tasks (list `{tasks['sha256'][:12]}`), goals {tasks['offset']} steps away, "
-        f"budget {evaluation['budget']} steps, one training seed. Machine: {host['system']} {host['architecture']}, "
-        f"{host['cpus']} CPUs. Everything else is in `evaluation.json`."
+        f"budget {evaluation['budget']} steps, one training seed. {_planner(evaluation['policies'][family])}Machine: "
+        f"{_host(evaluation)}. Everything else is in `evaluation.json`."
     )
     return {"rows": rows, "caption": caption}
 
 
-def _listed(values: Mapping[str, float | None]) -> str:
-    return ", ".join(f"{name} {'undefined' if value is None else f'{value:.3g}'}" for name, value in values.items())
+def _planner(found: Mapping[str, Any]) -> str:
+    """A sentence on the search, if there was one."""
+    settings = found.get("settings", {})
+    if not {"solver", "horizon", "execute_blocks"} <= settings.keys():
+        return ""
+    solver = dict(settings["solver"])
+    name = solver.pop("name")
+    executed = f"horizon {settings['horizon']} blocks, {settings['execute_blocks']} of them executed"
+    return f"Planner: {name} ({_listed(solver)}), {executed}. "
+
+
+def _host(record: Mapping[str, Any]) -> str:
+    machine = record["machine"]
+    return f"{machine['system']} {machine['architecture']}, {machine['cpus']} CPUs"
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3g}"

@@ -13,17 +13,22 @@ from jepakit.json_files import check_json, read_json
 _POLICY = {
     **{"rate": float, "interval95": [float], "median_steps?": (float, None), "curve?": [float]},
     "latency_ms": ({"p50": float, "p95?": float}, None),
+    "settings?": {"solver?": {"name": str}, "horizon?": int, "execute_blocks?": int},
 }
+_MACHINE = {"system": str, "architecture": str, "cpus": int}
 _EVALUATION = {
     "environment": str,
     "tasks": {"sha256": str, "split": str, "offset": int, "count": int, "excluded?": int},
     "budget": int,
     "policies": {"*": _POLICY},
     "settings": {"fingerprint?": str},
-    "machine": {"system": str, "architecture": str, "cpus": int},
+    "machine": _MACHINE,
 }
 _PROBE = {"measured": [{"step": int, "weights?": str, "values": {"*": (float, None)}}]}
-_TRAINING = {"command": str, "steps": int, "data": {"name": str, "episodes": int, "fingerprint": str}}
+_TRAINING = {
+    **{"command": str, "steps": int, "data": {"name": str, "episodes": int, "fingerprint": str}},
+    **{"machine": _MACHINE, "versions": {"*": str}},
+}
 
 
 def read_evaluation(file: Path) -> dict[str, Any]:
