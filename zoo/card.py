@@ -111,7 +111,11 @@ def _table(evaluation: Mapping[str, Any], family: str) -> dict[str, Any]:
     for name, found in evaluation["policies"].items():
         low, high = found["interval95"]
         timed = found["latency_ms"]
-        cells = [f"{found['rate']:.1%}", f"{low:.1%} – {high:.1%}", f"{timed['p50']:.3g}" if timed else "–"]
+        cells = [
+            f"{found['rate']:.1%}",
+            f"{low:.1%} – {high:.1%}",
+            f"{timed['p50']:.{0 if timed['p50'] >= 10 else 2}f}" if timed else "–",
+        ]
         rows.append([name, *cells])
     caption = (
         f"{tasks['count']} {tasks['split']} tasks (list `{tasks['sha256'][:12]}`), goals {tasks['offset']} steps away, "

@@ -42,9 +42,9 @@ def _row(name: str) -> tuple[str, ...]:
         f"{sum(tensor.numel() for tensor in checkpoint.tensors.values()) / 1e6:.2g} M",
         f"{training['data']['name']}, {training['data']['episodes']} episodes",
         str(training["steps"]),
-        f"{found['policies'][checkpoint.name]['rate']:.0%}",
+        f"{found['policies'][checkpoint.name]['rate']:.1%}",
         f"{low:.1%} – {high:.1%}",
-        f"{found['policies']['random']['rate']:.0%}",
+        f"{found['policies']['random']['rate']:.1%}",
         f"{tasks['count']}, {tasks['offset']} steps away",
     )
 
