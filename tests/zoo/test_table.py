@@ -41,7 +41,7 @@ def test_a_row_says_what_was_measured(shipped, tmp_path, monkeypatch, capsys):
     assert table.main() == 0
     text = file.read_text()
     assert "| `builtin:lewm-tiny` |" in text
-    assert "TwoRoom, 510 episodes | 900 | 94% | 84.0% – 97.9% | 6% | 50, 25 steps away |" in text
+    assert "TwoRoom, 510 episodes | 900 | 94.0% | 84.0% – 97.9% | 6.0% | 50, 25 steps away |" in text
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
