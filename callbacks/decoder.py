@@ -6,6 +6,7 @@ action-block width, h, w picture size.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -124,8 +125,8 @@ def picture_rows(model: WorldModel, decoder: nn.Module, windows: Mapping[str, Te
 
 
 def draw_strip(rows: Mapping[str, Picture], file: Path) -> None:
-    """Write rows of frames (B, T, h, w, 3) below each other, windows side by side, frames at least 96 pixels wide."""
-    _sheet(rows).save(file)
+    """Write rows of frames (B, T, h, w, 3), windows below each other, frames at least 96 pixels wide."""
+    _sheet(rows, across=1).save(file)
 
 
 def write_video(rows: Mapping[str, Picture], file: Path) -> None:
@@ -133,7 +134,8 @@ def write_video(rows: Mapping[str, Picture], file: Path) -> None:
     import av
 
     count = next(iter(rows.values())).shape[1]
-    sheets = [_sheet({name: pictures[:, [frame]] for name, pictures in rows.items()}) for frame in range(count)]
+    stills = ({name: pictures[:, [frame]] for name, pictures in rows.items()} for frame in range(count))
+    sheets = [_sheet(still, across=len(still["real"])) for still in stills]
     width, height = (size // 2 * 2 for size in sheets[0].size)  # the format halves the resolution of colours
     with av.open(str(file), "w") as container:
         stream = container.add_stream("libx264", rate=_FRAMES_PER_SECOND, options={"crf": "18"})
@@ -144,19 +146,22 @@ def write_video(rows: Mapping[str, Picture], file: Path) -> None:
         container.mux(stream.encode())
 
 
-def _sheet(rows: Mapping[str, Picture], *, least_size: int = 96) -> Image.Image:
+def _sheet(rows: Mapping[str, Picture], *, across: int, least_size: int = 96) -> Image.Image:
+    """Draw windows, each a block of rows, ``across`` of them side by side."""
     from PIL import Image, ImageDraw
 
     margin, gap = 96, 12
-    size = next(iter(rows.values())).shape[2]
+    windows, frames, size = next(iter(rows.values())).shape[:3]
     size *= -(-least_size // size)
-    windows, frames = next(iter(rows.values())).shape[:2]
-    sheet = Image.new("RGB", (margin + windows * (frames * size + gap), len(rows) * (size + 2)), "white")
-    for row, (name, pictures) in enumerate(rows.items()):
-        ImageDraw.Draw(sheet).text((4, row * (size + 2) + size // 2), name, fill="black")
-        for window, frame in np.ndindex(windows, frames):
+    cell = size + 2
+    width, height = frames * cell + gap, len(rows) * cell + gap
+    sheet = Image.new("RGB", (margin + across * width, -(-windows // across) * height), "white")
+    for (row, (name, pictures)), window in itertools.product(enumerate(rows.items()), range(windows)):
+        top = window // across * height + row * cell
+        ImageDraw.Draw(sheet).text((4, top + size // 2), name, fill="black")
+        for frame in range(frames):
             picture = Image.fromarray(pictures[window, frame]).resize((size, size), Image.Resampling.NEAREST)
-            sheet.paste(picture, (margin + window * (frames * size + gap) + frame * size, row * (size + 2)))
+            sheet.paste(picture, (margin + window % across * width + frame * cell, top))
     return sheet
 
 

@@ -89,8 +89,8 @@ def test_it_draws_films_and_measures(data, tmp_path):
     assert set(found) == {"reconstructed/mse", "imagined/mse", "mean_frame/mse"}
     assert found["reconstructed/mse"] == pytest.approx(found["mean_frame/mse"], rel=0.3)  # hardly trained
     sheet = np.asarray(Image.open(tmp_path / "decoder.png"))
-    frames = 2 * 4 * 96  # windows × frames, scaled from 32 to 96 pixels
-    assert sheet.shape == (3 * 98, 96 + frames + 2 * 12, 3)
+    cell = 96 + 2  # scaled from 32 to 96 pixels
+    assert sheet.shape == (2 * (3 * cell + 12), 96 + 4 * cell + 12, 3)
     assert (tmp_path / "decoder.mp4").stat().st_size > 0
 
 
@@ -119,7 +119,7 @@ def test_the_strip_shows_the_frames_in_place(tmp_path):
     sheet = np.asarray(Image.open(tmp_path / "strip.png"))
     red = (sheet == (200, 0, 0)).all(axis=-1)
     assert red.sum() == 96 * 96
-    assert (np.argwhere(red).min(axis=0) == (98, 96 + (3 * 96 + 12) + 2 * 96)).all()
+    assert (np.argwhere(red).min(axis=0) == ((2 * 98 + 12) + 98, 96 + 2 * 98)).all()
 
 
 def test_the_video_shows_the_frames_in_time(tmp_path):
@@ -129,8 +129,8 @@ def test_the_video_shows_the_frames_in_time(tmp_path):
     with av.open(str(tmp_path / "film.mp4")) as film:
         assert film.streams.video[0].average_rate == 4
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
-    assert frames.shape == (5, 200, 96 + 2 * (98 + 12), 3)
-    shown = frames[:, 100:198, 96 + 98 + 12 : 96 + 2 * 98 + 12].mean(axis=(1, 2, 3))
+    assert frames.shape == (5, 2 * 100 + 12, 96 + 2 * (100 + 12), 3)
+    shown = frames[:, 100:198, 96 + 100 + 12 : 96 + 100 + 12 + 98].mean(axis=(1, 2, 3))
     assert shown == pytest.approx(np.arange(0, 250, 50), abs=4)
     assert frames[:, :98, 96:194].max() <= 4
 
