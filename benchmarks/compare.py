@@ -153,6 +153,9 @@ def main() -> None:
     parser.add_argument("--environments", nargs="+", default=list(ENVIRONMENTS), choices=ENVIRONMENTS)
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the runs")
     parser.add_argument("--out", type=Path, default=Path("docs/results/nano.md"), help="the table")
+    parser.add_argument(
+        "--only-table", action="store_true", help="write it from the runs that are there; train nothing"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results there")
     parser.add_argument("--quick", action="store_true", help="Two-Room, 1 seed, 2560 windows, 4 tasks")
     options = parser.parse_args()
@@ -173,14 +176,16 @@ def main() -> None:
         for environment in options.environments
         for model in options.models
     ]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     for number, run in enumerate(runs):
-        if not run.result.is_file():
+        if not run.result.is_file() and not options.only_table:
             print(f"{number + 1}/{len(runs)} {run.folder}", flush=True)
             run.execute()
-            options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(report(runs, options))
+    options.out.write_text(report(runs, options))
     print(options.out.read_text())
-    rows = [{"run": str(run.folder), **json.loads(run.result.read_text())} for run in runs]
+    done = [run for run in runs if run.result.is_file()]
+    rows = [{"run": str(run.folder), **json.loads(run.result.read_text())} for run in done]
     Benchmark("compare", options, rows).finish()
 
 
