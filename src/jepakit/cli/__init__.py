@@ -37,6 +37,7 @@ _COMMANDS = {
     "publish": _Command("jepakit.cli.app:run", "a trained model on the Hugging Face Hub", "train"),
     "build-engine": _Command("jepakit.cli.engine:run", "TensorRT engines of an exported model", "tensorrt"),
     "serve-planner": _Command("jepakit.cli.serve:run", "plan for a robot: frames in, actions out", "onnxruntime"),
+    "sweep": _Command("jepakit.cli.sweep:run", "fit or evaluate with many settings", "train"),
     "data": _Command("jepakit.cli.data:run", "convert, inspect, preview, check and generate data sets", "data"),
     "report": _Command("jepakit.cli.report:run", "one HTML page about a run", "train"),
     "demo": _Command("jepakit.cli.demo:run", "data, training, planning and a report in ten minutes", "train"),

@@ -1,0 +1,58 @@
+"""Sweeps: every combination once, failures named, what is done is left alone, the same in processes and on Ray."""
+
+import json
+
+import pytest
+
+from jepakit import cli
+from jepakit.cli.sweep import points
+from jepakit.zoo import from_pretrained
+
+
+def outcomes(folder):
+    policies = json.loads((folder / "evaluation.json").read_text())["policies"]
+    return [outcome["success"] for outcome in next(iter(policies.values()))["outcomes"]]
+
+
+def test_every_combination_once(tmp_path):
+    found = points(["evaluate"], [["a.b", "1", "2"], ["c", "x"]], tmp_path)
+    assert [point.settings for point in found] == [(("a.b", "1"), ("c", "x")), (("a.b", "2"), ("c", "x"))]
+    assert [point.folder.name for point in found] == ["b=1,c=x", "b=2,c=x"]
+    assert found[0].arguments == ["evaluate", "--a.b=1", "--c=x", f"--out={tmp_path / 'b=1,c=x'}"]
+    with pytest.raises(ValueError, match="name the same folder"):
+        points(["evaluate"], [["a", "1", "1"]], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--out", "o", "--over", "a", "1", "--", "export"], "expected fit or evaluate"),
+        (["--out", "o", "--over", "a", "1"], "expected fit or evaluate"),
+        (["--out", "o", "--over", "a", "--", "fit"], "--over: found no values"),
+    ],
+)
+def test_wrong_usage_is_named(arguments, said, capsys):
+    assert cli.main(["sweep", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_models_are_trained_and_evaluated_in_processes_and_on_ray(mini_config, tmp_path, capsys):
+    rates = ["--over", "model.init_args.optimizer.lr", "0.001", "wrong"]
+    assert cli.main(["sweep", "--out", str(tmp_path / "fits"), *rates, "--", "fit", *mini_config]) == 1
+    assert "failed: lr=wrong" in capsys.readouterr().err
+    assert "wrong" in (tmp_path / "fits" / "lr=wrong.log").read_text()
+    weights = tmp_path / "fits" / "lr=0.001" / "weights"
+    from_pretrained(weights)
+    written = (weights / "model.safetensors").stat().st_mtime_ns
+    assert cli.main(["sweep", "--out", str(tmp_path / "fits"), *rates, "--", "fit", *mini_config]) == 1
+    assert (weights / "model.safetensors").stat().st_mtime_ns == written  # not done again
+    for name, flags in {"here": ["--workers", "2"], "ray": ["--cluster", "local", "--workers", "2"]}.items():
+        over = ["--over", "planner.cem.samples", "8", "16"]
+        command = ["evaluate", *mini_config, "--weights", str(weights), "--evaluation.record=0"]
+        assert cli.main(["sweep", "--out", str(tmp_path / name), *flags, *over, "--", *command]) == 0
+        rows = json.loads((tmp_path / name / "sweep.json").read_text())["points"]
+        assert {row["settings"]["planner.cem.samples"] for row in rows} == {"8", "16"}
+        assert rows[0]["result"]["success"] >= rows[1]["result"]["success"]
+    for point in ("samples=8", "samples=16"):
+        assert outcomes(tmp_path / "ray" / point) == outcomes(tmp_path / "here" / point)
