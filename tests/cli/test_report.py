@@ -160,7 +160,7 @@ def test_it_opens_everywhere_without_an_error(page, tmp_path):
         assert view["width"] <= width, f"at {width} px the page scrolls sideways, to {view['width']} px"
         assert len(view["images"]) == page.count("<img") == 15
         assert min(view["images"]) > 0
-        assert view["videos"] == [[96 + 4 * (96 + 12), 2.0, True]]  # 8 frames of 4 windows, and their names
+        assert view["videos"] == [[96 + 4 * (98 + 12), 2.0, True]]  # 8 frames of 4 windows, and their names
         assert view["requests"] == []
         assert (brightness(view["text"]) > 200) == (scheme == "dark")
         assert (brightness(view["ground"]) > 200) == (scheme == "light")
