@@ -268,7 +268,8 @@ def make_results(folder):
     write_json(folder / "evaluation.json", evaluation)
     write_json(folder / "probe.json", {"measured": [{"step": 9, "weights": "ab", "values": {"r2": 0.5, "gap": None}}]})
     data = {"name": "TwoRoom", "episodes": 12, "fingerprint": "cd"}
-    write_json(folder / "training.json", {"command": "lightning fit", "steps": 9, "data": data})
+    record = {"machine": {"system": "Linux", "architecture": "x86_64", "cpus": 2}, "versions": {"python": "3.11"}}
+    write_json(folder / "training.json", {"command": "lightning fit", "steps": 9, "data": data, **record})
 
 
 def read_results(folder):
