@@ -1,14 +1,16 @@
 """Trains every nano model of the zoo with the same budget, evaluates it, and writes one table: ``make compare``.
 
-Every run is a folder under ``--runs``; what is there is not done again, so the same command continues after an
-interruption. The budget is a number of windows, the same for all; a model that trains an encoder first spends a part of
-them on it. DINO-WM's frozen encoder is that of the LeWM trained with the same seed: its steps come on top, which the
-table says. Success is measured as docs/evaluation.md says, on one list of tasks from test episodes per environment.
+Every run is a folder under ``--runs``, its outcome a small file under ``--records``; what is recorded is not done
+again, so the same command continues after an interruption, on another machine too. The budget is a number of windows,
+the same for all; a model that trains an encoder first spends a part of them on it. DINO-WM's frozen encoder is that of
+the LeWM trained with the same seed: its steps come on top, which the table says. Success is measured as
+docs/evaluation.md says, on one list of tasks from test episodes per environment.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from dataclasses import dataclass
@@ -16,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import Benchmark, median
-from runs import ENVIRONMENTS, WEIGHTS, files, interval, lightning, logging_into, origin
+from runs import ENVIRONMENTS, WEIGHTS, files, interval, lightning, logging_into, origin, write_page
 
 from jepakit.planning.evaluation.files import write_json
-from jepakit.planning.evaluation.provenance import commit
+from jepakit.results import read_evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,7 @@ class Run:
     """One training and its evaluation."""
 
     folder: Path
+    record: Path  # exists once everything of the run is done
     model: str
     environment: str
     seed: int
@@ -57,9 +60,9 @@ class Run:
     tasks: int
 
     @property
-    def result(self) -> Path:
-        """Exists once everything of the run is done."""
-        return self.folder / "result.json"
+    def weights(self) -> Path:
+        """Trained, if the run was made on this machine."""
+        return self.folder / WEIGHTS
 
     def configuration(self) -> list[str]:
         """Files and flags that ``fit`` and ``evaluate`` share."""
@@ -74,20 +77,33 @@ class Run:
 
     def execute(self) -> None:
         """Train and evaluate; raises ``CalledProcessError`` when either fails."""
-        encoder = self.folder.parent.parent / "lewm" / self.folder.name / WEIGHTS
-        frozen = [f"--model.init_args.encoder_weights={encoder}"] if FAMILIES[self.model].needs_encoder else []
-        arguments = [*self.configuration(), *frozen]
+        arguments = self.configuration()
+        if FAMILIES[self.model].needs_encoder:
+            encoder = self.of("lewm")
+            if not encoder.weights.is_dir():  # recorded, perhaps, on another machine
+                encoder.execute()
+            arguments.append(f"--model.init_args.encoder_weights={encoder.weights}")
         seconds = {"fit": lightning("fit", [*arguments, *logging_into(self.folder)], self.folder)}
         evaluation = self.folder / "evaluation"
-        weights = ["--weights", str(self.folder / WEIGHTS), "--out", str(evaluation)]
+        weights = ["--weights", str(self.weights), "--out", str(evaluation)]
         seconds["evaluate"] = lightning("evaluate", [*arguments, *weights], self.folder)
-        found = json.loads((evaluation / "evaluation.json").read_text())
-        write_json(self.result, {"evaluation": found, "cpu_seconds": seconds, "commit": commit()})
+        policies = read_evaluation(evaluation / "evaluation.json")["policies"]
+        kept = {name: {key: policy[key] for key in ("successes", "tasks", "rate")} for name, policy in policies.items()}
+        write_json(self.record, {"policies": kept, "cpu_seconds": seconds, "origin": origin()})
+
+    def of(self, model: str) -> Run:
+        """The run of another model with this one's environment and seed."""
+        return dataclasses.replace(
+            self,
+            model=model,
+            folder=self.folder.parent.parent / model / self.folder.name,
+            record=self.record.with_name(f"{model}-{self.seed}.json"),
+        )
 
 
 def table(environment: str, runs: list[Run]) -> list[str]:
     """Markdown rows of one environment, from the runs that are done."""
-    done = {run: json.loads(run.result.read_text()) for run in runs if run.result.is_file()}
+    done = {run: json.loads(run.record.read_text()) for run in runs if run.record.is_file()}
     lines = [
         f"## {ENVIRONMENTS[environment]}",
         "",
@@ -99,8 +115,8 @@ def table(environment: str, runs: list[Run]) -> list[str]:
     for name, family in FAMILIES.items():
         found = [result for run, result in done.items() if run.model == name]
         if found:
-            lines.append(f"| {family.title} | {_row([r['evaluation']['policies'][name] for r in found], found)} |")
-    baselines = next(iter(done.values()))["evaluation"]["policies"] if done else {}
+            lines.append(f"| {family.title} | {_row([result['policies'][name] for result in found], found)} |")
+    baselines = next(iter(done.values()))["policies"] if done else {}
     for name in ("random", "stay", "scripted"):
         if name in baselines:
             lines.append(f"| {name} | {_row([baselines[name]], [])} |")
@@ -132,14 +148,14 @@ training does not include its encoder's, LeWM's.
 def report(runs: list[Run], options: argparse.Namespace) -> str:
     """The whole page."""
     tables = (table(name, [run for run in runs if run.environment == name]) for name in options.environments)
-    done = [run for run in runs if run.result.is_file()]
+    done = [json.loads(run.record.read_text()) for run in runs if run.record.is_file()]
     return _PAGE.format(
         command=" ".join(["benchmarks/compare.py", *sys.argv[1:]]),
         done=len(done),
         runs=len(runs),
         seeds=len(options.seeds),
         tasks=options.tasks,
-        origin=origin(json.loads(run.result.read_text())["commit"] for run in done),
+        origin="\n".join(sorted({run["origin"] for run in done})),
         tables="\n".join(line for lines in tables for line in lines),
     )
 
@@ -152,9 +168,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(FAMILIES), choices=FAMILIES)
     parser.add_argument("--environments", nargs="+", default=list(ENVIRONMENTS), choices=ENVIRONMENTS)
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the runs")
+    parser.add_argument("--records", type=Path, default=Path("docs/results/nano"), help="folder of their outcomes")
     parser.add_argument("--out", type=Path, default=Path("docs/results/nano.md"), help="the table")
     parser.add_argument(
-        "--only-table", action="store_true", help="write it from the runs that are there; train nothing"
+        "--only-table", action="store_true", help="write it from the records that are there; train nothing"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results there")
     parser.add_argument("--quick", action="store_true", help="Two-Room, 1 seed, 2560 windows, 4 tasks")
@@ -162,10 +179,11 @@ def main() -> None:
     if options.quick:
         options.windows, options.tasks, options.seeds = 2560, 4, [0]
         options.environments, options.runs = ["tworoom"], Path("runs/compare-quick")
-        options.out = options.runs / "nano.md"
+        options.records, options.out = options.runs, options.runs / "nano.md"
     runs = [
         Run(
             folder=(options.runs / environment / model / f"seed-{seed}").resolve(),
+            record=options.records / environment / f"{model}-{seed}.json",
             model=model,
             environment=environment,
             seed=seed,
@@ -176,16 +194,15 @@ def main() -> None:
         for environment in options.environments
         for model in options.models
     ]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     for number, run in enumerate(runs):
-        if not run.result.is_file() and not options.only_table:
+        if not run.record.is_file() and not options.only_table:
             print(f"{number + 1}/{len(runs)} {run.folder}", flush=True)
             run.execute()
-            options.out.write_text(report(runs, options))
-    options.out.write_text(report(runs, options))
+            write_page(options.out, report(runs, options))
+    write_page(options.out, report(runs, options))
     print(options.out.read_text())
-    done = [run for run in runs if run.result.is_file()]
-    rows = [{"run": str(run.folder), **json.loads(run.result.read_text())} for run in done]
+    done = [run for run in runs if run.record.is_file()]
+    rows = [{"run": str(run.record), **json.loads(run.record.read_text())} for run in done]
     Benchmark("compare", options, rows).finish()
 
 

@@ -62,8 +62,10 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
+        first = dict(line.split(":", 1) for line in cpuinfo.read_text().split("\n\n")[0].splitlines())
+        values = {name.strip(): value.strip() for name, value in first.items()}
+        if "model name" in values:  # not on Arm; the numbers tell processors apart that a hypervisor names alike
+            model = f"{values['model name']} (family {values['cpu family']}, model {values['model']})"
     return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
 
 

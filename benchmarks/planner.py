@@ -225,7 +225,7 @@ def families(bench: Benchmark, peak: float) -> None:
 
 def nano(bench: Benchmark, folder: Path) -> None:
     """Plans per second of nano LeWM in one environment, with the small budget, on one thread."""
-    model = make_nano()
+    model = with_random_weights(LeWMConfig.nano())
     backends = {
         "PyTorch": TorchBackend(model, threads=1),
         "ONNX Runtime": OnnxBackend(exported(model, folder / "nano"), threads=1),
@@ -242,9 +242,10 @@ def nano(bench: Benchmark, folder: Path) -> None:
         bench.ratio(f"p99 / p50, {name}", found.p99 / found.p50)
 
 
-def make_nano() -> LeWMModel:
+def with_random_weights(config: LeWMConfig) -> LeWMModel:
+    """A model that was never trained, whose costs depend on actions all the same."""
     torch.manual_seed(0)
-    model = LeWMModel(LeWMConfig.nano()).eval()
+    model = LeWMModel(config).eval()
     for block in model.predictor.blocks:
         torch.nn.init.normal_(block.modulation.weight, std=GATES)
     return bounded(model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from jepakit.planning.evaluation.statistics import wilson_interval
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = {"tworoom": "Two-Room", "pusht": "Push-T"}
 WEIGHTS = Path("training") / "weights"  # within a run's folder
+BY_HAND = "<!-- Above this line a program writes, below it people do. -->"
 
 
 def files(*names: str) -> list[str]:
@@ -72,9 +72,15 @@ def interval(successes: int, tasks: int) -> str:
     return f"{100 * low:.0f} – {100 * high:.0f} %"
 
 
-def origin(commits: Iterable[str] = ()) -> str:
-    """Machine, versions and the commits whose runs a page shows (by default this one), as a line for it."""
+def origin() -> str:
+    """Machine, versions and commit, as a line for a page; kept beside a result, it says where that came from."""
     host = machine()
-    shown = ", ".join(sorted(set(commits))) or commit()
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "numpy"))
-    return f"{host['cpu']}, {host['cores']} cores, Python {host['python']}, {packages}, commit {shown}."
+    return f"{host['cpu']}, {host['cores']} cores, Python {host['python']}, {packages}, commit {commit()}."
+
+
+def write_page(file: Path, text: str) -> None:
+    """Write a page; what was written by hand below ``BY_HAND`` stays there."""
+    known = file.read_text(encoding="utf-8") if file.is_file() else ""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{text.rstrip()}\n\n{BY_HAND}{known.partition(BY_HAND)[2] or chr(10)}", encoding="utf-8")

@@ -62,7 +62,7 @@ def compare(bench: Benchmark, device: torch.device, batch: int, repeats: int) ->
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            times[name] += seconds(lambda call=call: (call(), _wait(device)), repeats=1)
+            times[name] += seconds(lambda call=call: (call(), wait(device)), repeats=1)
     threads = torch.get_num_threads()
     memory = {name: peak_bytes(call, device) for name, call in calls.items()}
     for name, found in times.items():
@@ -73,7 +73,8 @@ def compare(bench: Benchmark, device: torch.device, batch: int, repeats: int) ->
     bench.ratio(f"memory, textbook / jepakit, {device.type}, {threads} threads", memory["textbook"] / memory["jepakit"])
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done all it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 

@@ -22,18 +22,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jepakit.cli.runtime import keep_freed_memory
 from jepakit.zoo import LeWMConfig
+from jepakit.zoo.base import WorldModelConfig
 from jepakit.zoo.losses.sigreg import random_directions
 
 THREADS = 2
 
 
-def make_batch(config: LeWMConfig, windows: int) -> dict[str, Tensor]:
+def make_batch(config: WorldModelConfig, windows: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Random windows, the same whenever it is called."""
     generator = torch.Generator().manual_seed(0)
-    shape = (windows, config.history + 1, config.image_size, config.image_size, 3)
-    return {
-        "pixels": torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
-        "action": torch.randn(windows, config.history + 1, config.block_width, generator=generator),
-    }
+    shape = (windows, config.history + config.predictions)
+    side = config.image_size
+    pixels = torch.randint(0, 256, (*shape, side, side, 3), dtype=torch.uint8, generator=generator)
+    action = torch.randn(*shape, config.block_width, generator=generator)
+    return {"pixels": pixels.to(device), "action": action.to(device)}
 
 
 def plain_loss(model: PlainLeWM, config: LeWMConfig, batch: dict[str, Tensor]) -> Callable[[], Tensor]:
@@ -114,6 +116,11 @@ class Server:
         self.pipe.send(True)
         return float(self.pipe.recv())
 
+    def stop(self) -> None:
+        """End the process."""
+        self.pipe.send(False)
+        self.process.join()
+
 
 def compare(bench: Benchmark, windows: int, repeats: int) -> None:
     config = LeWMConfig()
@@ -129,6 +136,8 @@ def compare(bench: Benchmark, windows: int, repeats: int) -> None:
     for _ in range(repeats):
         for name, server in servers.items():
             times[name].append(server.step())
+    for server in servers.values():
+        server.stop()
     for name, found in times.items():
         middle = median(found)
         spread = {"lowest": min(found), "highest": max(found)}

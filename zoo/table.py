@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from jepakit.hub import BUILTIN, builtin_names
-from jepakit.json_files import read_json
+from jepakit.results import read_evaluation, read_training
 from jepakit.zoo.publish import EVALUATION_FILE
 from jepakit.zoo.weights import TRAINING_FILE, read_checkpoint
 
@@ -35,7 +35,7 @@ def with_table(text: str) -> str:
 def _row(name: str) -> tuple[str, ...]:
     folder = BUILTIN / name
     checkpoint = read_checkpoint(folder)
-    training, found = read_json(folder / TRAINING_FILE), read_json(folder / EVALUATION_FILE)
+    training, found = read_training(folder / TRAINING_FILE), read_evaluation(folder / EVALUATION_FILE)
     tasks, (low, high) = found["tasks"], found["policies"][checkpoint.name]["interval95"]
     return (
         f"`builtin:{name}`",

@@ -27,9 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness import Benchmark, median, seconds, start
 from plain_lewm import make_pair
-from planner import GATES, PAPER, bounded, fast_planner, planning
-from sigreg import FORMS, peak_bytes, value_and_gradient
-from train_step import plain_loss, stepper
+from planner import PAPER, fast_planner, planning, with_random_weights
+from sigreg import FORMS, peak_bytes, value_and_gradient, wait
+from train_step import make_batch, plain_loss, stepper
 
 from jepakit.cli.runtime import keep_freed_memory
 from jepakit.export.runtime.torch_backend import TorchBackend
@@ -52,15 +52,9 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def wait() -> None:
-    """Until the device has done all it was given."""
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def timed(call: Callable[[], object], repeats: int, warmup: int = 3) -> float:
     """Median seconds of a call, the device waited for."""
-    return median(seconds(lambda: (call(), wait()), repeats=repeats, warmup=warmup))
+    return median(seconds(lambda: (call(), wait(DEVICE)), repeats=repeats, warmup=warmup))
 
 
 def autocast(precision: str) -> contextlib.AbstractContextManager[object]:
@@ -130,23 +124,12 @@ def families(quick: bool) -> dict[str, tuple[Callable[[], WorldModel], int]]:
     }
 
 
-def batch_for(model: WorldModel, windows: int) -> dict[str, Tensor]:
-    """Random windows on the device."""
-    config = model.config
-    frames = config.history + config.predictions
-    side = config.image_size
-    return {
-        "pixels": torch.randint(0, 256, (windows, frames, side, side, 3), dtype=torch.uint8, device=DEVICE),
-        "action": torch.randn(windows, frames, config.block_width, device=DEVICE),
-    }
-
-
 def training(bench: Benchmark, peak: dict[str, float], repeats: int) -> None:
     """Steps of all families, fp32 and bf16, compiled or not; LeWM beside the plain one."""
     for family, (build, windows) in families(bench.quick).items():
         torch.manual_seed(0)
         model = build().to(DEVICE).train()
-        batch = batch_for(model, windows)
+        batch = make_batch(model.config, windows, DEVICE)
         with FlopCounterMode(display=False) as counter:
             model.losses(batch).total.backward()
         model.zero_grad()
@@ -186,11 +169,7 @@ def training(bench: Benchmark, peak: dict[str, float], repeats: int) -> None:
 def plans(bench: Benchmark, repeats: int) -> None:
     """Encoding a frame, and whole plans: CEM 300×30 and the small budget, for several environments at once."""
     config = LeWMConfig.nano() if bench.quick else LeWMConfig()
-    torch.manual_seed(0)
-    model = LeWMModel(config).eval()
-    for block in model.predictor.blocks:
-        torch.nn.init.normal_(block.modulation.weight, std=GATES)
-    model = bounded(model)
+    model = with_random_weights(config)
     dear = {**PAPER, "cem": {**PAPER["cem"], "iterations": 2}} if bench.quick else PAPER
     budgets = {"CEM 300×30": PlannerConfig.parse(dear, where="PAPER"), "fast.yaml": fast_planner()}
     for compiled in (False,) if bench.quick else (False, True):

@@ -15,10 +15,22 @@ README = Path(__file__).parent.parent.parent / "README.md"
 def shipped(tmp_path, monkeypatch):
     folder = tmp_path / "builtin" / "lewm-tiny"
     save_pretrained(LeWMModel({"image_size": 16, "encoder": "cnn", "cnn_channels": [4, 6], "latent_dim": 8}), folder)
-    training = {"data": {"name": "TwoRoom", "episodes": 510}, "steps": 900}
+    machine = {"system": "Linux", "architecture": "x86_64", "cpus": 2}
+    data = {"name": "TwoRoom", "episodes": 510, "fingerprint": "f"}
+    training = {"command": "lightning fit", "steps": 900, "data": data, "machine": machine, "versions": {}}
     (folder / "training.json").write_text(json.dumps(training))
-    policies = {"lewm": {"rate": 0.94, "interval95": [0.84, 0.979]}, "random": {"rate": 0.06}}
-    evaluation = {"tasks": {"count": 50, "offset": 25}, "policies": policies}
+    policies = {
+        "lewm": {"rate": 0.94, "interval95": [0.84, 0.979], "latency_ms": None},
+        "random": {"rate": 0.06, "interval95": [0.02, 0.16], "latency_ms": None},
+    }
+    evaluation = {
+        "environment": "TwoRoom",
+        "tasks": {"sha256": "t", "split": "test", "count": 50, "offset": 25},
+        "budget": 50,
+        "policies": policies,
+        "settings": {},
+        "machine": machine,
+    }
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     monkeypatch.setattr("jepakit.hub.BUILTIN", folder.parent)
     monkeypatch.setattr(table, "BUILTIN", folder.parent)
@@ -53,3 +65,9 @@ def test_a_row_says_what_was_measured(shipped, tmp_path, monkeypatch, capsys):
 def test_a_page_without_a_place_for_it_is_refused(shipped, text):
     with pytest.raises(ValueError, match="found no place for the table"):
         table.with_table(text)
+
+
+def test_a_damaged_record_is_refused_by_name(shipped):
+    (shipped / "evaluation.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"evaluation\.json.*environment"):
+        table.zoo_table()
