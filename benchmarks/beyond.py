@@ -3,8 +3,8 @@
 For every environment and seed: nano LeWM (that of ``benchmarks/compare.py``, if it is there), nano Fast-LeWM, and on
 LeWM's latents a controller, one with eight modes, a learned distance and macro-actions (``beyond_planners.py``). Then
 all planners act on the same validation and test tasks for every offset of the goal, with a budget of twice the offset.
-What is there is not done again, so the same command continues after an interruption. Only training episodes train
-anything.
+Outcomes are small files under ``--records``; what is recorded is not done again, so the same command continues after an
+interruption, on another machine too. Only training episodes train anything.
 
     python benchmarks/beyond.py --environments tworoom --seeds 0 --offsets 25
 """
@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ import numpy as np
 from beyond_planners import LONG_EPISODES, REFERENCE, Planners, trainings
 from harness import Benchmark
 from numpy.typing import NDArray
-from runs import ENVIRONMENTS, interval, load_data, origin
+from runs import ENVIRONMENTS, interval, load_data, origin, write_page
 from torch.utils.flop_counter import FlopCounterMode
 
 from jepakit.cli.runtime import keep_freed_memory
@@ -49,14 +48,14 @@ DRAWN = {"tworoom": ("drawn", "moved")}  # goals away from the demonstrations, w
 DOOR_Y = 150.0  # of the moved door; the models know one at 49
 
 
-def costs(
+def measure_costs(
     planners: Planners, data: EpisodeDataModule, environment: str, offset: int, options: argparse.Namespace
-) -> Costs:
-    """Milliseconds and operations of one decision, by planner; measured together, once, on a machine best left alone.
+) -> None:
+    """Record milliseconds and operations of one decision, all planners together, on a machine best left alone.
 
-    Operations are those of matrix products. Delete the file to measure again.
+    Operations are those of matrix products. Once: delete the file to measure again.
     """
-    file: Path = options.runs / environment / f"costs-{offset}.json"
+    file = _costs_file(environment, offset, options)
     if not file.is_file():
         print(f"{file}", flush=True)
         task = tasks_of(data, TaskConfig(count=1, offset=offset)).tasks[0]
@@ -70,9 +69,18 @@ def costs(
             with FlopCounterMode(display=False) as counter:
                 decide()
             found[name] = {**dataclasses.asdict(timed), "flops": counter.get_total_flops()}
-        write_json(file, found)
-    known: Costs = json.loads(file.read_text())
+        write_json(file, {"origin": origin(), "planners": found})
+
+
+def read_costs(environment: str, offset: int, options: argparse.Namespace) -> Costs:
+    """What ``measure_costs`` recorded."""
+    known: Costs = json.loads(_costs_file(environment, offset, options).read_text())["planners"]
     return known
+
+
+def _costs_file(environment: str, offset: int, options: argparse.Namespace) -> Path:
+    records: Path = options.records
+    return records / environment / f"costs-{offset}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +101,20 @@ class Case:
         moved = f", the door moved to y = {DOOR_Y:g}" if self.goals == "moved" else ""
         return f"{ENVIRONMENTS[self.environment]}, goals drawn anywhere, budget {2 * self.offset} steps{moved}"
 
-    def folder(self, runs: Path) -> Path:
-        """Results, a file per planner."""
-        return runs / self.environment / f"seed-{self.seed}" / f"{self.split}-{self.goals}-{self.offset}"
+    def read(self, records: Path) -> dict[str, Any]:
+        """What is recorded: ``planners``, outcomes by name; ``origin``, where they come from; whether all are there."""
+        file = self._file(records)
+        if not file.is_file():
+            return {"complete": False, "origin": origin(), "planners": {}}
+        record: dict[str, Any] = json.loads(file.read_text())
+        return record
 
-    def execute(self, planners: Planners, data: EpisodeDataModule, options: argparse.Namespace) -> dict[str, Any]:
-        """Results of all planners by name; those whose file is there are not run again."""
+    def _file(self, records: Path) -> Path:
+        name = f"{self.split}-{self.goals}-{self.offset}.json"
+        return records / self.environment / f"seed-{self.seed}" / name
+
+    def execute(self, planners: Planners, data: EpisodeDataModule, options: argparse.Namespace) -> None:
+        """Run and record all planners that are not recorded yet."""
         make_environment, tasks, expert = self._surroundings(data, options.tasks)
         policies: dict[str, Policy] = {
             "random": RandomPolicy.uniform(data.statistics.action_low, data.statistics.action_high),
@@ -108,14 +124,17 @@ class Case:
         config = EvaluationConfig(latency_repeats=0)  # see costs
         for dear in DEAR if options.quick or self.split == "val" else ():
             del policies[dear]
-        found = {}
+        record = self.read(options.records)
         for name, policy in policies.items():
-            file = self.folder(options.runs) / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
-            if not file.is_file():
-                print(f"{file}", flush=True)
-                write_json(file, evaluate({name: policy}, make_environment, tasks, config).plain())
-            found[name] = json.loads(file.read_text())
-        return found
+            if name not in record["planners"]:
+                print(f"{self._file(options.records)}: {name}", flush=True)
+                (found,) = evaluate({name: policy}, make_environment, tasks, config).policies
+                record["planners"][name] = {
+                    "success": [int(outcome.success) for outcome in found.outcomes],
+                    "jerk": [outcome.jerk for outcome in found.outcomes],
+                }
+                write_json(self._file(options.records), record)
+        write_json(self._file(options.records), {**record, "complete": True})
 
     def _surroundings(
         self, data: EpisodeDataModule, count: int
@@ -155,7 +174,7 @@ def _moved_door(
 def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]], cost: Costs) -> list[str]:
     """Markdown rows: the tasks of all seeds together, paired with the reference where it was run.
 
-    ``chosen`` are the same planners' results on validation tasks.
+    ``results`` have the outcomes of every planner for one seed each, ``chosen`` the same for validation tasks.
     """
     lines = [
         f"| | success | 95 % interval | by seed | validation | against {REFERENCE}, p | ms | MFLOP | jerk |",
@@ -165,19 +184,18 @@ def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]], cost: Cos
     contest = [name for name in rates if name in cost]
     best = min(contest, key=lambda name: (-rates[name], cost[name]["p50"])) if contest else None
     for name in results[0]:
-        found = [result[name]["policies"][name] for result in results]
-        outcomes = [outcome for policy in found for outcome in policy["outcomes"]]
-        solved = [outcome["success"] for outcome in outcomes]
+        found = [result[name] for result in results]
+        solved = [success for outcomes in found for success in outcomes["success"]]
         paired = "–"
         if REFERENCE in results[0] and name != REFERENCE:
-            theirs = [o["success"] for r in results for o in r[REFERENCE]["policies"][REFERENCE]["outcomes"]]
+            theirs = [success for result in results for success in result[REFERENCE]["success"]]
             paired = f"{mcnemar_test(solved, theirs):.2g}"
-        jerk = [outcome["jerk"] for outcome in outcomes if outcome["jerk"] is not None]
+        jerk = [value for outcomes in found for value in outcomes["jerk"] if value is not None]
         cells = [
             f"**{name}**" if name == best else name,
             f"{100 * np.mean(solved):.0f} %",
             interval(sum(solved), len(solved)),
-            ", ".join(f"{100 * policy['rate']:.0f}" for policy in found),
+            ", ".join(f"{100 * np.mean(outcomes['success']):.0f}" for outcomes in found),
             f"{100 * rates[name]:.0f} %" if name in rates else "–",
             paired,
             f"{cost[name]['p50']:.3g}" if name in cost else "–",
@@ -189,7 +207,7 @@ def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]], cost: Cos
 
 
 def _rate(results: list[dict[str, Any]], name: str) -> float:
-    return float(np.mean([result[name]["policies"][name]["rate"] for result in results]))
+    return float(np.mean([result[name]["success"] for result in results]))
 
 
 _PAGE = """# Beyond search
@@ -207,26 +225,51 @@ matrix products. Jerk is the mean norm of the raw actions' second difference.
 {tables}"""
 
 
-def page(
-    results: dict[Case, list[dict[str, Any]]], known: dict[tuple[str, int], Costs], options: argparse.Namespace
-) -> str:
-    """Write the page from what is there; cases are keyed by their first seed."""
-    sections = []
-    for case, found in results.items():
-        if case.split == "test":
-            chosen = results.get(dataclasses.replace(case, split="val"), [])
-            sections += [
-                f"## {case.title}, {len(found)} seed{'s' * (len(found) > 1)}",
-                "",
-                *table(found, chosen, known[case.environment, case.offset]),
-            ]
+def page(cases: list[Case], options: argparse.Namespace) -> str:
+    """Write the page from the records that are complete."""
+    sections, origins = [], set()
+    for case in (case for case in cases if case.seed == options.seeds[0]):
+        both = [dataclasses.replace(case, split=split) for split in ("val", "test")]
+        seeds = [
+            [dataclasses.replace(half, seed=seed).read(options.records) for half in both] for seed in options.seeds
+        ]
+        done = [records for records in seeds if all(record["complete"] for record in records)]
+        origins |= {record["origin"] for records in done for record in records}
+        if done:
+            chosen, found = ([record["planners"] for record in half] for half in zip(*done, strict=True))
+            sections += [f"## {case.title}, {len(done)} seed{'s' * (len(done) > 1)}", ""]
+            sections += table(found, chosen, read_costs(case.environment, case.offset, options))
     return _PAGE.format(
         arguments=" ".join(sys.argv[1:]),
         tasks=options.tasks,
         dear=" and ".join(DEAR),
-        origin=origin(),
+        origin="\n".join(sorted(origins)),
         tables="\n".join(sections),
     )
+
+
+def all_cases(environment: str, options: argparse.Namespace) -> list[Case]:
+    """Every task list of an environment, for every seed."""
+    goals = [("episode", offset) for offset in options.offsets]
+    goals += [(kind, 50) for kind in DRAWN.get(environment, ())]
+    return [
+        Case(environment=environment, seed=seed, offset=offset, goals=kind)
+        for seed in options.seeds
+        for kind, offset in goals
+    ]
+
+
+def execute(environment: str, seed: int, cases: list[Case], options: argparse.Namespace) -> None:
+    """Train what is missing, then run the planners of ``cases``, validation tasks first."""
+    trained = trainings(environment, seed, options)
+    for training in trained.values():
+        training.execute()
+    planners = Planners(trained, load_data(environment))
+    for case in cases:
+        data = load_data(environment, *([] if case.offset <= 50 else LONG_EPISODES))
+        measure_costs(planners, data, environment, case.offset, options)
+        for split in ("val", "test"):
+            dataclasses.replace(case, split=split).execute(planners, data, options)
 
 
 def main() -> None:
@@ -238,37 +281,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=900, help="of the world models (default: %(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs/beyond"))
     parser.add_argument("--compare", type=Path, default=Path("runs/compare"), help="runs of benchmarks/compare.py")
+    parser.add_argument("--records", type=Path, default=Path("docs/results/beyond"), help="folder of the outcomes")
     parser.add_argument("--out", type=Path, default=Path("docs/results/beyond.md"))
+    parser.add_argument("--only-table", action="store_true", help="write the page from the records; run nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results there")
     parser.add_argument("--quick", action="store_true", help="Two-Room, one seed, 30 training steps, 4 tasks")
     options = parser.parse_args()
     if options.quick:
         options.environments, options.seeds, options.offsets, options.tasks = ["tworoom"], [0], [25], 4
-        options.runs = Path("runs/beyond-quick")
+        options.runs = options.records = Path("runs/beyond-quick")
         options.out = options.runs / "beyond.md"
     options.runs, options.compare = options.runs.resolve(), options.compare.resolve()
     keep_freed_memory()
-    results: dict[Case, list[dict[str, Any]]] = {}
-    known: dict[tuple[str, int], Costs] = {}
-    rows = []
+    cases = [case for environment in options.environments for case in all_cases(environment, options)]
     for seed, environment in itertools.product(options.seeds, options.environments):
-        trained = trainings(environment, seed, options)
-        for training in trained.values():
-            training.execute()
-        planners = Planners(trained, load_data(environment))
-        cases = [Case(environment=environment, seed=seed, offset=offset) for offset in options.offsets]
-        if environment in DRAWN:
-            cases += [Case(environment=environment, seed=seed, offset=50, goals=goals) for goals in DRAWN[environment]]
-        for case in itertools.chain.from_iterable((dataclasses.replace(c, split="val"), c) for c in cases):
-            data = load_data(environment, *([] if case.offset <= 50 else LONG_EPISODES))
-            if (environment, case.offset) not in known:
-                known[environment, case.offset] = costs(planners, data, environment, case.offset, options)
-            found = case.execute(planners, data, options)
-            results.setdefault(dataclasses.replace(case, seed=options.seeds[0]), []).append(found)
-            rows += [{**dataclasses.asdict(case), "planner": name, **result} for name, result in found.items()]
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(page(results, known, options))
+        todo = [case for case in cases if (case.environment, case.seed) == (environment, seed)]
+        todo = [case for case in todo if not case.read(options.records)["complete"]]
+        if todo and not options.only_table:
+            execute(environment, seed, todo, options)
+            write_page(options.out, page(cases, options))
+    write_page(options.out, page(cases, options))
     print(options.out.read_text())
+    recorded = [(case, case.read(options.records)["planners"].items()) for case in cases]
+    rows = [{**dataclasses.asdict(case), "planner": name, **found} for case, all_ in recorded for name, found in all_]
     Benchmark("beyond", options, rows).finish()
 
 

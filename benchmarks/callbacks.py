@@ -1,7 +1,7 @@
 """What the callbacks cost: one nano LeWM run on Two-Room with all of them at their defaults, timed hook by hook.
 
 Lightning's own profiler times every hook of every callback; the rest of the run is what training alone takes. Probes
-measure once, at the end, but for ``PlanningProbe``, which does so after every epoch.
+measure once, at the end.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from jepakit.planning.settings import PlannerConfig
 from jepakit.zoo.base import WorldModel
 
 QUICK = PlannerConfig(
-    cem=CEMConfig(samples=128, elites=16, iterations=6, noise_exponent=2.0),
+    cem=CEMConfig(samples=64, elites=8, iterations=4, noise_exponent=2.0),
     bounded=True,
 )
 
@@ -26,7 +26,7 @@ class PlanningProbe(Probe):
 
     Reported: ``success`` and its Wilson interval, ``success_low`` and ``success_high``. ``probe/planning/success`` can
     be what a checkpoint or early stopping watches (``checkpoint.monitor``, with ``checkpoint.every_n_epochs`` equal to
-    this ``every_n_epochs`` and ``checkpoint.save_on_train_epoch_end``). With few tasks the interval is wide: 20 tasks
+    this ``every_n_epochs``, by default only at the end, and ``checkpoint.save_on_train_epoch_end``). With few tasks the interval is wide: 20 tasks
     cannot tell 60 % from 80 %. What was chosen this way is judged by ``lightning evaluate`` on test tasks.
     """
 
@@ -34,7 +34,7 @@ class PlanningProbe(Probe):
 
     def __init__(
         self,
-        every_n_epochs: int = 1,
+        every_n_epochs: int = 0,
         tasks: int = 20,
         offset: int = 25,
         planner: PlannerConfig = QUICK,

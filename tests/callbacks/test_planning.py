@@ -36,7 +36,7 @@ def test_checkpoints_and_early_stopping_can_watch_it(data, tmp_path, monkeypatch
         max_epochs=5,
         logger=False,
         default_root_dir=tmp_path,
-        callbacks=[PlanningProbe(**SMALL), best, stop],
+        callbacks=[PlanningProbe(every_n_epochs=1, **SMALL), best, stop],
         enable_progress_bar=False,
         limit_train_batches=1,
         limit_val_batches=1,
