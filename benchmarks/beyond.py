@@ -302,8 +302,8 @@ def main() -> None:
             write_page(options.out, page(cases, options))
     write_page(options.out, page(cases, options))
     print(options.out.read_text())
-    recorded = [(case, case.read(options.records)["planners"].items()) for case in cases]
-    rows = [{**dataclasses.asdict(case), "planner": name, **found} for case, all_ in recorded for name, found in all_]
+    recorded = [(case, name, found) for case in cases for name, found in case.read(options.records)["planners"].items()]
+    rows = [{**dataclasses.asdict(case), "planner": name, **found} for case, name, found in recorded]
     Benchmark("beyond", options, rows).finish()
 
 

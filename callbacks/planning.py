@@ -26,8 +26,9 @@ class PlanningProbe(Probe):
 
     Reported: ``success`` and its Wilson interval, ``success_low`` and ``success_high``. ``probe/planning/success`` can
     be what a checkpoint or early stopping watches (``checkpoint.monitor``, with ``checkpoint.every_n_epochs`` equal to
-    this ``every_n_epochs``, by default only at the end, and ``checkpoint.save_on_train_epoch_end``). With few tasks the interval is wide: 20 tasks
-    cannot tell 60 % from 80 %. What was chosen this way is judged by ``lightning evaluate`` on test tasks.
+    this ``every_n_epochs``, by default only at the end, and ``checkpoint.save_on_train_epoch_end``). With few tasks the
+    interval is wide: 20 tasks cannot tell 60 % from 80 %. What was chosen this way is judged by ``lightning evaluate``
+    on test tasks.
     """
 
     name: ClassVar[str] = "planning"

@@ -93,16 +93,26 @@ class LinearProbe(QuantityProbe):
 
 
 class MLPProbe(QuantityProbe):
-    """Two hidden layers of 256, trained for a fixed number of steps; the same in every run."""
+    """Two hidden layers of 256, trained for ``steps`` steps with batches of 128; the same in every run.
+
+    Quantities that are folded into the latents take more frames and steps to read than the quick defaults: of a model
+    on Push-T, the block's angle was read with R² 0.09 by 300 steps and 0.7 by 4,000, both on 40,000 frames.
+    """
 
     name: ClassVar[str] = "mlp"
 
+    def __init__(
+        self, every_n_epochs: int = 0, train_frames: int = 4000, test_frames: int = 1000, steps: int = 300
+    ) -> None:
+        super().__init__(every_n_epochs, train_frames, test_frames)
+        self.require(least=2, steps=steps)
+        self.steps = steps
+
     def fit(self, latents: Array, values: Array, names: tuple[str, ...]) -> Regressor:
-        """Train with AdamW on batches of 128 for 300 steps, one cycle of the rate; longer training fits no better."""
+        """Train with AdamW, one cycle of the rate."""
         z = torch.from_numpy(latents).flatten(1)
         y = torch.from_numpy(values)
         mean, std = z.mean(dim=0), z.std(dim=0).clamp_min(1e-6)
-        steps = 300
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.inference_mode(False):
             torch.manual_seed(_SEED)
             z, y, mean, std = z.clone(), y.clone(), mean.clone(), std.clone()
@@ -110,8 +120,10 @@ class MLPProbe(QuantityProbe):
                 *(nn.Linear(z.shape[1], 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, y.shape[1]))
             )
             optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2, fused=True)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps, pct_start=0.1)
-            for _ in range(steps):
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, max_lr=3e-3, total_steps=self.steps, pct_start=0.1
+            )
+            for _ in range(self.steps):
                 rows = torch.randint(len(z), (128,))
                 loss = (network((z[rows] - mean) / std) - y[rows]).square().mean()
                 optimizer.zero_grad()
