@@ -278,7 +278,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--offsets", type=int, nargs="+", default=[25, 50, 100])
     parser.add_argument("--tasks", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=900, help="of the world models (default: %(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs/beyond"))
     parser.add_argument("--compare", type=Path, default=Path("runs/compare"), help="runs of benchmarks/compare.py")
     parser.add_argument("--records", type=Path, default=Path("docs/results/beyond"), help="folder of the outcomes")

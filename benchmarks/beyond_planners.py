@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import WEIGHTS, files, lightning, logging_into
+from runs import WEIGHTS, WINDOWS, files, lightning, logging_into
 
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.export.runtime.torch_backend import TorchBackend
@@ -70,13 +70,13 @@ def trainings(environment: str, seed: int, options: argparse.Namespace) -> dict[
         settings = {"seed_everything": seed, "trainer.max_steps": 30 if options.quick else steps, **flags}
         return (*files(*names), *(f"--{name}={value}" for name, value in settings.items()))
 
-    data = f"data/{environment}"
+    data, steps = f"data/{environment}", WINDOWS[environment] // 128
     folder = options.runs / environment
     known = options.compare / environment / "lewm" / f"seed-{seed}"
     reused = (known / WEIGHTS / "config.json").is_file() and not options.quick
     lewm = Training(
         folder=known if reused else folder / "lewm" / f"seed-{seed}",
-        arguments=configured("lewm", "size/nano", data, steps=options.steps),
+        arguments=configured("lewm", "size/nano", data, steps=steps),
     )
 
     def on_latents(kind: str, name: str, steps: int, **flags: object) -> Training:
@@ -89,7 +89,7 @@ def trainings(environment: str, seed: int, options: argparse.Namespace) -> dict[
         "lewm": lewm,
         "fastlewm": Training(
             folder=folder / "fastlewm" / f"seed-{seed}",
-            arguments=configured("fastlewm", "size/nano", data, steps=options.steps),
+            arguments=configured("fastlewm", "size/nano", data, steps=steps),
         ),
         "controller": on_latents("controller", "controller", 4000, **far),
         "controller8": on_latents("controller", "controller8", 4000, **far, **{"model.init_args.config.modes": 8}),

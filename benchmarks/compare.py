@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Benchmark, median
-from runs import ENVIRONMENTS, WEIGHTS, files, interval, lightning, logging_into, origin, write_page
+from runs import ENVIRONMENTS, WEIGHTS, WINDOWS, files, interval, lightning, logging_into, origin, write_page
 
 from jepakit.planning.evaluation.files import write_json
 from jepakit.results import read_evaluation
@@ -34,9 +34,6 @@ class Family:
     encoder_share: float = 0.0
     needs_encoder: bool = False
 
-
-# Training windows per run: Push-T takes more before any model does better than chance.
-WINDOWS = {"tworoom": 128 * 900, "pusht": 128 * 2000}
 
 FAMILIES = {
     "lewm": Family(title="LeWM"),

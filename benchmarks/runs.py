@@ -19,6 +19,8 @@ from jepakit.planning.evaluation.statistics import wilson_interval
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = {"tworoom": "Two-Room", "pusht": "Push-T"}
 WEIGHTS = Path("training") / "weights"  # within a run's folder
+#: Training windows per run: Push-T takes more before any model does better than chance.
+WINDOWS = {"tworoom": 128 * 900, "pusht": 128 * 2000}
 BY_HAND = "<!-- Above this line a program writes, below it people do. -->"
 
 
