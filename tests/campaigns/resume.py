@@ -44,17 +44,17 @@ class Blow:
     delay: float = 0.0
 
 
-def draw(kills: int, rng: random.Random) -> list[Blow]:
+def draw(kills: int, rng: random.Random, *, longest_delay: float) -> list[Blow]:
     """Some blows to the generation of data, then all kinds to the training, in random order."""
     early = [Blow(kind="data", count=rng.randint(1, 12)) for _ in range(max(1, kills // 6))]
     kinds = [("step", "epoch", "checkpoint", "write")[i % 4] for i in range(kills - len(early))]
     rng.shuffle(kinds)
-    return early + [draw_one(kind, rng) for kind in kinds]
+    return early + [draw_one(kind, rng, longest_delay) for kind in kinds]
 
 
-def draw_one(kind: str, rng: random.Random) -> Blow:
+def draw_one(kind: str, rng: random.Random, longest_delay: float) -> Blow:
     if kind == "step":
-        return Blow(kind=kind, count=rng.randint(2, 6), delay=rng.uniform(0.0, 0.2))
+        return Blow(kind=kind, count=rng.randint(2, 6), delay=rng.uniform(0.0, longest_delay))
     if kind == "write":
         return Blow(kind=kind, count=rng.randint(1, 3), delay=rng.uniform(0.0, 0.006))
     return Blow(kind=kind, count=rng.randint(1, 3 if kind == "epoch" else 8))
@@ -187,14 +187,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # a forked child would wait forever for its parent's threads
     kills = options.kills or (4 if options.quick else 28)
-    steps = 20 if options.quick else 120
+    steps = 48 if options.quick else 120
+    longest_delay = 0.02 if options.quick else 0.2  # a few steps: far less than what is left of the training
     with tempfile.TemporaryDirectory() as folder:
         killed, whole = Path(folder) / "killed", Path(folder) / "whole"
         for root in (killed, whole):
             root.mkdir()
         if cli.main(command(whole, steps, quick=options.quick)):  # here, so that no child need load what it needs
             raise SystemExit("the undisturbed training failed")
-        counts = campaign(killed, draw(kills, random.Random(options.seed)), steps, quick=options.quick)
+        counts = campaign(
+            killed, draw(kills, random.Random(options.seed), longest_delay=longest_delay), steps, quick=options.quick
+        )
         different = differences(killed, whole)
     result = {**counts, "kills": sum(n for name, n in counts.items() if name.startswith("killed")), "steps": steps}
     for name, count in result.items():
