@@ -26,7 +26,7 @@ import numpy as np
 from beyond_planners import LONG_EPISODES, REFERENCE, Planners, trainings
 from harness import Benchmark
 from numpy.typing import NDArray
-from runs import ENVIRONMENTS, interval, load_data, origin, write_page
+from runs import ENVIRONMENTS, interval, load_data, origin, refuse_another, write_page
 from torch.utils.flop_counter import FlopCounterMode
 
 from jepakit.cli.runtime import keep_freed_memory
@@ -101,12 +101,16 @@ class Case:
         moved = f", the door moved to y = {DOOR_Y:g}" if self.goals == "moved" else ""
         return f"{ENVIRONMENTS[self.environment]}, goals drawn anywhere, budget {2 * self.offset} steps{moved}"
 
-    def read(self, records: Path) -> dict[str, Any]:
-        """What is recorded: ``planners``, outcomes by name; ``origin``, where they come from; whether all are there."""
-        file = self._file(records)
+    def read(self, options: argparse.Namespace) -> dict[str, Any]:
+        """What is recorded: ``planners``, outcomes by name; ``origin``, where they come from; whether all are there.
+
+        ``SystemExit`` if it is of another number of tasks.
+        """
+        file = self._file(options.records)
         if not file.is_file():
-            return {"complete": False, "origin": origin(), "planners": {}}
+            return {"complete": False, "tasks": options.tasks, "origin": origin(), "planners": {}}
         record: dict[str, Any] = json.loads(file.read_text())
+        refuse_another(file, record, {"tasks": options.tasks})
         return record
 
     def _file(self, records: Path) -> Path:
@@ -121,10 +125,10 @@ class Case:
             **planners.make(self.offset),
             "scripted": Scripted(expert),
         }
-        config = EvaluationConfig(latency_repeats=0)  # see costs
+        config = EvaluationConfig(latency_repeats=0)  # see measure_costs
         for dear in DEAR if options.quick or self.split == "val" else ():
             del policies[dear]
-        record = self.read(options.records)
+        record = self.read(options)
         for name, policy in policies.items():
             if name not in record["planners"]:
                 print(f"{self._file(options.records)}: {name}", flush=True)
@@ -230,9 +234,7 @@ def page(cases: list[Case], options: argparse.Namespace) -> str:
     sections, origins = [], set()
     for case in (case for case in cases if case.seed == options.seeds[0]):
         both = [dataclasses.replace(case, split=split) for split in ("val", "test")]
-        seeds = [
-            [dataclasses.replace(half, seed=seed).read(options.records) for half in both] for seed in options.seeds
-        ]
+        seeds = [[dataclasses.replace(half, seed=seed).read(options) for half in both] for seed in options.seeds]
         done = [records for records in seeds if all(record["complete"] for record in records)]
         origins |= {record["origin"] for records in done for record in records}
         if done:
@@ -295,13 +297,13 @@ def main() -> None:
     cases = [case for environment in options.environments for case in all_cases(environment, options)]
     for seed, environment in itertools.product(options.seeds, options.environments):
         todo = [case for case in cases if (case.environment, case.seed) == (environment, seed)]
-        todo = [case for case in todo if not case.read(options.records)["complete"]]
+        todo = [case for case in todo if not case.read(options)["complete"]]
         if todo and not options.only_table:
             execute(environment, seed, todo, options)
             write_page(options.out, page(cases, options))
     write_page(options.out, page(cases, options))
     print(options.out.read_text())
-    recorded = [(case, name, found) for case in cases for name, found in case.read(options.records)["planners"].items()]
+    recorded = [(case, name, found) for case in cases for name, found in case.read(options)["planners"].items()]
     rows = [{**dataclasses.asdict(case), "planner": name, **found} for case, name, found in recorded]
     Benchmark("beyond", options, rows).finish()
 

@@ -18,7 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from harness import Benchmark, median
-from runs import ENVIRONMENTS, WEIGHTS, WINDOWS, files, interval, lightning, logging_into, origin, write_page
+from runs import (
+    ENVIRONMENTS,
+    WEIGHTS,
+    WINDOWS,
+    files,
+    interval,
+    lightning,
+    logging_into,
+    origin,
+    refuse_another,
+    write_page,
+)
 
 from jepakit.planning.evaluation.files import write_json
 from jepakit.results import read_evaluation
@@ -86,7 +97,20 @@ class Run:
         seconds["evaluate"] = lightning("evaluate", [*arguments, *weights], self.folder)
         policies = read_evaluation(evaluation / "evaluation.json")["policies"]
         kept = {name: {key: policy[key] for key in ("successes", "tasks", "rate")} for name, policy in policies.items()}
-        write_json(self.record, {"policies": kept, "cpu_seconds": seconds, "origin": origin()})
+        write_json(self.record, {**self.budget, "policies": kept, "cpu_seconds": seconds, "origin": origin()})
+
+    @property
+    def budget(self) -> dict[str, int]:
+        """What a record must have been made with."""
+        return {"windows": self.windows, "tasks": self.tasks}
+
+    def outcome(self) -> dict[str, Any] | None:
+        """What is recorded, if anything; ``SystemExit`` if that is of another budget."""
+        if not self.record.is_file():
+            return None
+        found: dict[str, Any] = json.loads(self.record.read_text())
+        refuse_another(self.record, found, self.budget)
+        return found
 
     def of(self, model: str) -> Run:
         """The run of another model with this one's environment and seed."""
@@ -100,7 +124,7 @@ class Run:
 
 def table(environment: str, runs: list[Run]) -> list[str]:
     """Markdown rows of one environment, from the runs that are done."""
-    done = {run: json.loads(run.record.read_text()) for run in runs if run.record.is_file()}
+    done = {run: outcome for run in runs if (outcome := run.outcome())}
     lines = [
         f"## {ENVIRONMENTS[environment]}",
         "",
@@ -145,7 +169,7 @@ training does not include its encoder's, LeWM's.
 def report(runs: list[Run], options: argparse.Namespace) -> str:
     """The whole page."""
     tables = (table(name, [run for run in runs if run.environment == name]) for name in options.environments)
-    done = [json.loads(run.record.read_text()) for run in runs if run.record.is_file()]
+    done = list(filter(None, (run.outcome() for run in runs)))
     return _PAGE.format(
         command=" ".join(["benchmarks/compare.py", *sys.argv[1:]]),
         done=len(done),
@@ -192,14 +216,13 @@ def main() -> None:
         for model in options.models
     ]
     for number, run in enumerate(runs):
-        if not run.record.is_file() and not options.only_table:
+        if not run.outcome() and not options.only_table:
             print(f"{number + 1}/{len(runs)} {run.folder}", flush=True)
             run.execute()
             write_page(options.out, report(runs, options))
     write_page(options.out, report(runs, options))
     print(options.out.read_text())
-    done = [run for run in runs if run.record.is_file()]
-    rows = [{"run": str(run.record), **json.loads(run.record.read_text())} for run in done]
+    rows = [{"run": str(run.record), **outcome} for run in runs if (outcome := run.outcome())]
     Benchmark("compare", options, rows).finish()
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from harness import machine
 from jsonargparse import set_parsing_settings
@@ -79,6 +80,13 @@ def origin() -> str:
     host = machine()
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "numpy"))
     return f"{host['cpu']}, {host['cores']} cores, Python {host['python']}, {packages}, commit {commit()}."
+
+
+def refuse_another(record: Path, found: dict[str, Any], expected: dict[str, int]) -> None:
+    """``SystemExit`` unless a recorded outcome was found with the budget that is asked for."""
+    for name, value in expected.items():
+        if found[name] != value:
+            raise SystemExit(f"{record}: {name}: found {found[name]}, expected {value}; give another folder, --records")
 
 
 def write_page(file: Path, text: str) -> None:

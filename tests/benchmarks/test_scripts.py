@@ -46,3 +46,27 @@ def test_the_result_has_the_common_form(tmp_path):
     assert result["machine"]["cores"] >= 1
     assert result["rows"]
     assert all(ratio > 0 for ratio in result["ratios"].values())
+
+
+def compare(folder, *arguments):
+    script = next(path for path in SCRIPTS if path.stem == "compare")
+    where = ["--records", folder / "records", "--out", folder / "nano.md"]
+    command = [sys.executable, script, "--only-table", "--environments", "tworoom", *where, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_page_is_made_of_records_of_the_same_budget_and_keeps_what_people_wrote(tmp_path):
+    rate = {"successes": 3, "tasks": 4, "rate": 0.75}
+    record = {"windows": 256, "tasks": 4, "policies": {"lewm": rate}, "cpu_seconds": {"fit": 60.0, "evaluate": 6.0}}
+    (tmp_path / "records" / "tworoom").mkdir(parents=True)
+    (tmp_path / "records" / "tworoom" / "lewm-0.json").write_text(json.dumps({**record, "origin": "A machine."}))
+    for _ in range(2):
+        assert compare(tmp_path, "--windows", "256", "--tasks", "4").returncode == 0
+        page = (tmp_path / "nano.md").read_text()
+        assert "A machine." in page
+        assert "| LeWM | 75 % | 30 – 95 % | 75 | 1.0 min | 0.1 min |" in page
+        (tmp_path / "nano.md").write_text(page.replace("75 %", "old") + "\nBy hand.\n")
+    assert page.endswith("\nBy hand.\n")
+    refused = compare(tmp_path, "--windows", "512", "--tasks", "4")
+    assert refused.returncode == 1
+    assert "lewm-0.json: windows: found 256, expected 512; give another folder, --records" in refused.stderr

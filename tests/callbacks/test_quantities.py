@@ -111,3 +111,16 @@ def test_data_without_state_give_what_they_have(data, monkeypatch):
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match=r"MLPProbe.test_frames: found 1, expected at least 2"):
         MLPProbe(test_frames=1)
+    with pytest.raises(ValueError, match=r"MLPProbe.steps: found 1, expected at least 2"):
+        MLPProbe(steps=1)
+
+
+def test_what_is_folded_takes_more_steps_to_read():
+    rng = np.random.default_rng(0)
+    values = rng.uniform(-1, 1, (2000, 1)).astype(np.float32)
+    latents = np.concatenate([np.sin(6 * values), np.cos(9 * values)], axis=1)[:, None]
+    short, long = (
+        float(np.square(MLPProbe(steps=steps).fit(latents, values, ("x",))(latents) - values).mean())
+        for steps in (20, 600)
+    )
+    assert long < 0.2 * short
