@@ -262,16 +262,17 @@ def all_cases(environment: str, options: argparse.Namespace) -> list[Case]:
 
 
 def execute(environment: str, seed: int, cases: list[Case], options: argparse.Namespace) -> None:
-    """Train what is missing, then run the planners of ``cases``, validation tasks first."""
+    """Train what is missing, measure costs, then run the planners of ``cases``, validation tasks first."""
     trained = trainings(environment, seed, options)
     for training in trained.values():
         training.execute()
     planners = Planners(trained, load_data(environment))
-    for case in cases:
-        data = load_data(environment, *([] if case.offset <= 50 else LONG_EPISODES))
-        measure_costs(planners, data, environment, case.offset, options)
-        for split in ("val", "test"):
-            dataclasses.replace(case, split=split).execute(planners, data, options)
+    offsets = sorted({case.offset for case in cases})
+    data = {offset: load_data(environment, *([] if offset <= 50 else LONG_EPISODES)) for offset in offsets}
+    for offset, episodes in data.items():
+        measure_costs(planners, episodes, environment, offset, options)
+    for case, split in itertools.product(cases, ("val", "test")):
+        dataclasses.replace(case, split=split).execute(planners, data[case.offset], options)
 
 
 def main() -> None:
