@@ -1,7 +1,8 @@
 """Search and what may replace it, on one task list: controller, learned distance, prefix prediction. ``make beyond``.
 
-For every environment and seed: nano LeWM (that of ``benchmarks/compare.py``, if it is there), nano Fast-LeWM, and on
-LeWM's latents a controller, one with eight modes, a learned distance and macro-actions (``beyond_planners.py``). Then
+For every environment and seed: nano LeWM and DINO-WM (those of ``benchmarks/compare.py``, if they are there), nano
+Fast-LeWM, on LeWM's latents a controller, one with eight modes, a learned distance and macro-actions, and a controller
+on DINO-WM's, which are the feature maps of LeWM's encoder (``beyond_planners.py``). Then
 all planners act on the same validation and test tasks for every offset of the goal, with a budget of twice the offset.
 Outcomes are small files under ``--records``; what is recorded is not done again, so the same command continues after an
 interruption, on another machine too. Only training episodes train anything.
@@ -221,7 +222,8 @@ all planners and seeds), budget twice the offset, PyTorch on one thread. Wilson'
 seeds together; tasks repeat over seeds, so it is narrower than the spread over new tasks would be. p is McNemar's exact
 test on the same tasks. Bold: the planner with the highest success on {tasks} *validation* tasks per seed, the quicker
 of equals ({dear} were too slow to take part). Milliseconds are those of a decision, which encodes one frame and plans,
-two-level ones with their subgoal; searches execute 5 blocks of it, "often" and controllers one. MFLOP are those of its
+two-level ones with their subgoal. Searches execute the 5 blocks of a plan; "timed" ones and controllers execute one,
+and plan to be at the goal after as many steps as it is away (`mpc.arrival`). MFLOP are those of a decision's
 matrix products. Jerk is the mean norm of the raw actions' second difference.
 
 {origin}

@@ -33,13 +33,19 @@ LONG_EPISODES = [
 #: What a decoded position is: quantities of one unit, by data module.
 POSITIONS = {"TwoRoom": ("agent_x", "agent_y"), "PushT": ("agent_x", "agent_y", "block_x", "block_y")}
 
-SMALL = {"noise_exponent": 2.0}
-SEARCHES: dict[str, dict[str, Any]] = {
-    REFERENCE: {"solver": "cem", "cem": {"samples": 300, "iterations": 30, "elites": 30, **SMALL}},
-    "CEM 64×4": {"solver": "cem", "cem": {"samples": 64, "iterations": 4, "elites": 8, **SMALL}},
-    "iCEM 64×4": {"solver": "icem", "icem": {"samples": 64, "iterations": 4, "elites": 8, **SMALL}},
-    "random shooting 32×3": {"solver": "random_shooting", "random_shooting": {"samples": 32, "iterations": 3, **SMALL}},
-    "gradient 8×20": {"solver": "gradient", "gradient": {"samples": 8, "iterations": 20, **SMALL}},
+
+def search(solver: str, samples: int, iterations: int, **settings: int) -> dict[str, Any]:
+    """Settings of a search among smooth plans."""
+    sizes = {"samples": samples, "iterations": iterations, "noise_exponent": 2.0}
+    return {"solver": solver, solver: {**sizes, **settings}}
+
+
+SEARCHES = {
+    REFERENCE: search("cem", 300, 30, elites=30),
+    "CEM 64×4": search("cem", 64, 4, elites=8),
+    "iCEM 64×4": search("icem", 64, 4, elites=8),
+    "random shooting 32×3": search("random_shooting", 32, 3),
+    "gradient 8×20": search("gradient", 8, 20),
 }
 
 
@@ -70,31 +76,33 @@ def trainings(environment: str, seed: int, options: argparse.Namespace) -> dict[
         settings = {"seed_everything": seed, "trainer.max_steps": 30 if options.quick else steps, **flags}
         return (*files(*names), *(f"--{name}={value}" for name, value in settings.items()))
 
-    data, steps = f"data/{environment}", WINDOWS[environment] // 128
-    folder = options.runs / environment
-    known = options.compare / environment / "lewm" / f"seed-{seed}"
-    reused = (known / WEIGHTS / "config.json").is_file() and not options.quick
-    lewm = Training(
-        folder=known if reused else folder / "lewm" / f"seed-{seed}",
-        arguments=configured("lewm", "size/nano", data, steps=steps),
-    )
+    data = f"data/{environment}"
 
-    def on_latents(kind: str, name: str, steps: int, **flags: object) -> Training:
-        flags |= {"model.world_model": lewm.weights, "trainer.val_check_interval": 10 if options.quick else 1000}
-        return Training(folder=folder / name / f"seed-{seed}", arguments=configured(kind, data, steps=steps, **flags))
+    def world(model: str, size: str, **flags: object) -> Training:
+        known, own = (runs / environment / model / f"seed-{seed}" for runs in (options.compare, options.runs))
+        reused = (known / WEIGHTS / "config.json").is_file() and not options.quick
+        arguments = configured(model, size, data, steps=WINDOWS[environment] // 128, **flags)
+        return Training(folder=known if reused else own, arguments=arguments)
+
+    def on_latents(of: Training, kind: str, name: str, steps: int, **flags: object) -> Training:
+        flags |= {"model.world_model": of.weights, "trainer.val_check_interval": 10 if options.quick else 1000}
+        arguments = configured(kind, data, steps=steps, **flags)
+        return Training(folder=options.runs / environment / name / f"seed-{seed}", arguments=arguments)
 
     far = {"data.init_args.goals.max_offset": FARTHEST, "model.init_args.config.max_offset": FARTHEST}
-
+    modes = {"model.init_args.config.modes": 8}
+    tokens = {"model.init_args.config.flatten": True, "trainer.callbacks.init_args.dtype": "float16"}
+    lewm = world("lewm", "size/nano")
+    dinowm = world("dinowm", "size/nano_dinowm", **{"model.init_args.encoder_weights": lewm.weights})
     return {
         "lewm": lewm,
-        "fastlewm": Training(
-            folder=folder / "fastlewm" / f"seed-{seed}",
-            arguments=configured("fastlewm", "size/nano", data, steps=steps),
-        ),
-        "controller": on_latents("controller", "controller", 4000, **far),
-        "controller8": on_latents("controller", "controller8", 4000, **far, **{"model.init_args.config.modes": 8}),
-        "distance": on_latents("distance", "distance", 3000, **far),
-        "macro": on_latents("macro", "macro", 3000),
+        "fastlewm": world("fastlewm", "size/nano"),
+        "dinowm": dinowm,
+        "controller": on_latents(lewm, "controller", "controller", 4000, **far),
+        "controller8": on_latents(lewm, "controller", "controller8", 4000, **far, **modes),
+        "controller_dinowm": on_latents(dinowm, "controller", "controller_dinowm", 4000, **far, **tokens),
+        "distance": on_latents(lewm, "distance", "distance", 3000, **far),
+        "macro": on_latents(lewm, "macro", "macro", 3000),
     }
 
 
@@ -119,6 +127,11 @@ class Planners:
             TorchBackend(world, controller=load_latent_model(ControllerModel, trained[name].weights), threads=1)
             for name in ("controller", "controller8")
         )
+        self.patches = TorchBackend(
+            load_model(trained["dinowm"].weights),
+            controller=load_latent_model(ControllerModel, trained["controller_dinowm"].weights),
+            threads=1,
+        )
         distance = load_latent_model(DistanceModel, trained["distance"].weights)
         self.far = TorchBackend(world, distance=distance, threads=1)
         self.position = TorchBackend(world, distance=fit_position(self.plain, data), threads=1)
@@ -129,19 +142,22 @@ class Planners:
         """Build the planners for goals ``offset`` steps away."""
         asked = {"offset": min(offset, FARTHEST), "least_offset": 5}
         often, rarely = ({"horizon": HORIZON, "execute_blocks": blocks} for blocks in (1, HORIZON))
-        small = SEARCHES["CEM 64×4"]
-        ranked = {"solver": "random_shooting", "random_shooting": {"samples": 8, "iterations": 1}}
         follow = {"solver": "controller", "controller": asked, "mpc": often}
+        timed = {**SEARCHES["CEM 64×4"], "mpc": {**often, "arrival": offset}}
+        from_controller = {**timed, "proposals": True, "controller": asked}
         settings: dict[str, tuple[TorchBackend, dict[str, Any]]] = {
             **{name: (self.plain, {**search, "mpc": rarely}) for name, search in SEARCHES.items()},
-            "CEM 64×4, looking often": (self.plain, {**small, "mpc": often}),
-            "prefix + CEM 64×4": (self.fast, {**small, "mpc": rarely}),
-            "learned distance + CEM 64×4": (self.far, {**small, "mpc": rarely}),
-            "decoded position + CEM 64×4": (self.position, {**small, "mpc": rarely}),
+            "timed CEM 64×4": (self.plain, timed),
+            "prefix + timed CEM 64×4": (self.fast, timed),
+            "learned distance + timed CEM 64×4": (self.far, timed),
+            "decoded position + timed CEM 64×4": (self.position, timed),
             "controller": (self.single, follow),
             "controller, 8 modes": (self.several, follow),
-            "controller, 8 modes, ranked": (self.several, {**ranked, "proposals": True, **_without_solver(follow)}),
-            "controller + CEM 64×4": (self.single, {**small, "proposals": True, **_without_solver(follow)}),
+            "controller, 8 modes, ranked": (self.several, {**from_controller, **search("random_shooting", 8, 1)}),
+            "controller + timed CEM 64×4": (self.single, from_controller),
+            "controller + timed CEM 32×4": (self.single, {**from_controller, **search("cem", 32, 4, elites=8)}),
+            "DINO-WM: timed CEM 64×4": (self.patches, timed),
+            "DINO-WM: controller": (self.patches, follow),
         }
 
         def policy(name: str) -> MPCPolicy:
@@ -151,12 +167,8 @@ class Planners:
         policies = {name: policy(name) for name in settings}
         reach = self.macro.config.steps
         if offset > reach:
-            for below in ("CEM 64×4", "learned distance + CEM 64×4", "controller"):
+            for below in ("timed CEM 64×4", "learned distance + timed CEM 64×4", "controller"):
                 policies[f"two-level, {below} below"] = TwoLevelPolicy(
                     policy(below), self.coarse, reach=reach, config=TwoLevelConfig(offset=offset)
                 )
         return policies
-
-
-def _without_solver(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != "solver"}

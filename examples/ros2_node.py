@@ -27,12 +27,12 @@ from jepakit.planning import ControlConfig, ControlLoop, Sight
 class PlannerNode:
     """Connects a :class:`jepakit.planning.ControlLoop` to the topics of a ROS 2 node."""
 
-    def __init__(self, node: Any, loop: ControlLoop, *, budget: int | None = None) -> None:  # noqa: ANN401
+    def __init__(self, node: Any, loop: ControlLoop, *, offset: int | None = None) -> None:  # noqa: ANN401
         from rclpy.qos import qos_profile_sensor_data
         from sensor_msgs.msg import Image
         from std_msgs.msg import Float32MultiArray
 
-        self.node, self.loop, self.budget = node, loop, budget
+        self.node, self.loop, self.offset = node, loop, offset
         self.side = loop.policy.planner.backend.spec.image_size
         self.sight: Sight | None = None
         self.proprio: NDArray[np.float32] | None = None
@@ -64,7 +64,7 @@ class PlannerNode:
         """Start driving to a goal; one that does not fit is reported and stops the robot."""
         self.stop()
         try:
-            self.loop.start(decode(message), proprio=self.goal_proprio, budget=self.budget)
+            self.loop.start(decode(message), proprio=self.goal_proprio, offset=self.offset)
         except ValueError as error:
             self.node.get_logger().error(f"goal refused: {error}")
             return
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--engine", choices=("onnx", "tensorrt"), default="onnx")
     parser.add_argument("--rate", type=float, required=True, help="raw actions per second, as in training")
     parser.add_argument("--stop-action", required=True, help="raw action that makes the robot stand still: 0,0")
-    parser.add_argument("--budget", type=int, help="actions to a goal, where the planner's horizon shrinks")
+    parser.add_argument("--offset", type=int, help="actions to a goal, for planners that count them")
     options = parser.parse_args(arguments)
     bundle = Bundle.open(options.bundle)
     config = ControlConfig(
@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     loop = ControlLoop(bundle.policy(open_backend(bundle, engine=options.engine)), config)
     rclpy.init()
     node = rclpy.create_node("jepa_planner")
-    planner = PlannerNode(node, loop, budget=options.budget)
+    planner = PlannerNode(node, loop, offset=options.offset)
     try:
         rclpy.spin(node)
     except KeyboardInterrupt:

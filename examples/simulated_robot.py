@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Actions are velocities here: zeros are standing still.
     config = ControlConfig(period=1 / options.rate, stop_action=(0.0, 0.0))
     loop = ControlLoop(policy, config)
-    loop.start(goal_picture, proprio=goal_proprio, budget=options.steps, seed=options.seed)
+    loop.start(goal_picture, proprio=goal_proprio, seed=options.seed)
     arrived: list[int] = []
     done = 0
 

@@ -165,18 +165,16 @@ class ControlLoop:
         goal: Frames | None,
         *,
         proprio: NDArray[Any] | None = None,
-        budget: int | None = None,
+        offset: int | None = None,
         seed: int = 0,
     ) -> None:
         """Take a new goal: a picture ``(h, w, 3)`` and ``proprio (P,)`` there, and forget what was before.
 
-        The goal may be ``None`` if the objective needs none. ``budget`` raw actions are what a shrinking horizon
-        counts down. Plans once for every length of the history, so that engines are warm when the robot moves.
-        Raises ``ValueError`` for a goal or budget that does not fit.
+        The goal may be ``None`` if the objective needs none. It is thought to be ``offset`` actions away, see
+        :meth:`jepakit.planning.MPCPolicy.expect`. Plans once for every length of the history, so that engines are warm
+        when the robot moves. Raises ``ValueError`` for a goal or offset that does not fit.
         """
-        spec, mpc = self._spec, self.policy.config
-        if mpc.shrink_horizon and budget is None:
-            raise ValueError("budget: found none, expected a number of actions: mpc.shrink_horizon counts it down")
+        spec = self._spec
         side = spec.image_size
         if goal is None:
             if self.policy.planner.objective.needs_goal:
@@ -187,7 +185,8 @@ class ControlLoop:
         assignment = Assignment(
             state=nothing, goal_state=nothing, goal_frame=goal, goal_proprio=felt, rng=np.random.default_rng(seed)
         )
-        self.policy.reset([assignment], budget or 0)
+        self.policy.reset([assignment], budget=0)
+        self.policy.expect(offset)
         self._warm_up(assignment)
         self._started = True
         self._clear()

@@ -29,7 +29,8 @@ class MPCConfig:
     Args:
         horizon: blocks per plan, K.
         execute_blocks: blocks executed before the next plan.
-        shrink_horizon: never plan beyond the remaining budget, so that a plan that ends at the goal arrives in time.
+        arrival: environment steps in which the goal should be reached: the horizon shrinks towards that moment, and
+            a goal that is missed is due again ``horizon`` blocks later. Without, every plan ends that much later.
         warm_start: start a search from what the last one left unexecuted: its plan and, for iCEM, its elites.
         history: real frames the model looks back on; by default as many as it was trained with.
 
@@ -37,7 +38,7 @@ class MPCConfig:
 
     horizon: int = 5
     execute_blocks: int = 5
-    shrink_horizon: bool = False
+    arrival: int | None = None
     warm_start: bool = False
     history: int | None = None
 
@@ -46,6 +47,8 @@ class MPCConfig:
             raise ValueError(
                 f"MPCConfig.execute_blocks: found {self.execute_blocks}, expected 1 to horizon = {self.horizon}"
             )
+        if self.arrival is not None and self.arrival < 1:
+            raise ValueError(f"MPCConfig.arrival: found {self.arrival}, expected at least 1 environment step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +110,9 @@ class MPCPolicy:
     def reset(self, assignments: Sequence[Assignment], budget: int) -> None:
         """See :class:`jepakit.planning.policies.Policy`; encodes the goals."""
         spec = self.planner.backend.spec
-        self._budget = budget
-        self._step = self._begun = 0
+        self._step = 0
         self._aimed = False
+        self.expect(None)
         self._rngs = [assignment.rng for assignment in assignments]
         self._memories = [_Memory() for _ in assignments]
         self._goals: Array | None = None
@@ -143,15 +146,27 @@ class MPCPolicy:
     def aim(self, goals: Array, rows: Rows, *, offset: int | None = None) -> None:
         """Go for other goals from the next block boundary on: latents ``(len(rows), N, D)`` of the tasks ``rows``.
 
-        A controller is told that they are ``offset`` environment steps away, at most as many as ``proposals`` says.
+        They are ``offset`` environment steps away, see :meth:`expect`.
         """
         if self._goals is None:
             raise ValueError("goals: found none to replace, expected an objective that needs them")
         self._goals[rows] = goals
         self._aimed = True
-        if self.proposals is not None:
-            away = self.proposals.offset if offset is None else min(offset, self.proposals.offset)
-            self._begun = self._step - (self.proposals.offset - away)
+        self.expect(offset)
+
+    def expect(self, offset: int | None) -> None:
+        """Take the goals to be ``offset`` environment steps away now; by default as many as the settings say.
+
+        A controller is told that, at most as many as ``proposals`` says, and the horizon shrinks towards it if the
+        settings have an ``arrival``.
+        """
+        if offset is not None and offset < 1:
+            raise ValueError(f"offset: found {offset}, expected at least 1 environment step")
+        arrival = self.config.arrival
+        self._due = None if arrival is None else self._step + (offset or arrival)
+        self._begun = self._step
+        if self.proposals is not None and offset is not None:
+            self._begun -= max(self.proposals.offset - offset, 0)
 
     def forget(self) -> None:
         """Drop the plan and what was seen, because the robot did something else; the next action begins a new plan.
@@ -259,10 +274,12 @@ class MPCPolicy:
         self._aimed = False
 
     def _horizon(self) -> int:
-        if not self.config.shrink_horizon:
-            return self.config.horizon
-        remaining = -(-(self._budget - self._step) // self.planner.backend.spec.frame_skip)
-        return max(1, min(self.config.horizon, remaining))
+        most, block = self.config.horizon, self.planner.backend.spec.frame_skip
+        if self._due is None:
+            return most
+        if self._due <= self._step:
+            self._due = self._step + most * block
+        return min(most, -(-(self._due - self._step) // block))
 
     def _left_over(self, rows: Rows, horizon: int) -> Array | None:
         """Return what the last search left to start the next one from, ``(B, M, K, A)``."""

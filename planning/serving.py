@@ -7,7 +7,7 @@ Every request gets one answer, in order:
 request fields, and bytes                                            answer
 ======= ============================================================ ===============================================
 start   ``shape`` [h, w, 3], ``dtype`` "uint8", the goal's picture;  ``started`` with what the model expects
-        optional ``proprio``, ``budget``, ``seed``
+        optional ``proprio``, ``offset``, ``seed``
 frame   ``shape``, ``dtype``, ``time`` (CLOCK_MONOTONIC, seconds),   ``action`` with ``action``, ``fault``, ``detail``:
         the picture; ``proprio`` where the model takes it            always an action, the safe one if need be
 summary –                                                            ``summary`` with counts and percentiles
@@ -141,14 +141,14 @@ def _start(loop: ControlLoop, header: dict[str, Any], payload: bytes) -> dict[st
     goal = _picture(header, payload) if payload else None
     if payload and goal is None:
         raise ValueError("shape, dtype: found none that fit the bytes, expected [h, w, 3] and 'uint8'")
-    known = {"type", "shape", "dtype", "proprio", "budget", "seed"}
+    known = {"type", "shape", "dtype", "proprio", "offset", "seed"}
     if unknown := sorted(set(header) - known):
         raise ValueError(f"start: found the fields {unknown}, expected only {sorted(known)}")
-    budget, seed = header.get("budget"), header.get("seed", 0)
-    for name, value in (("budget", budget), ("seed", seed)):
+    offset, seed = header.get("offset"), header.get("seed", 0)
+    for name, value in (("offset", offset), ("seed", seed)):
         if not (value is None or (type(value) is int and value >= 0)):
             raise ValueError(f"start: {name}: found {value!r}, expected a whole number")
-    loop.start(goal, proprio=_numbers(header.get("proprio")), budget=budget, seed=seed)
+    loop.start(goal, proprio=_numbers(header.get("proprio")), offset=offset, seed=seed)
     spec = loop.policy.planner.backend.spec
     return {
         "type": "started",

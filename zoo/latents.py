@@ -41,14 +41,23 @@ class LatentConfig(DataConfig):
 class PairConfig(LatentConfig):
     """What every network that reads a frame and its goal must know.
 
-    ``max_offset`` environment steps is how far a goal may be away. ``token_*`` are the sizes of what reads several
-    latent tokens per frame.
+    ``max_offset`` environment steps is how far a goal may be away. Several latent tokens per frame are read by a small
+    transformer, whose sizes are ``token_*``, or, with ``flatten``, side by side as one vector: quicker where they are
+    few, and only if they keep their places.
     """
 
     max_offset: int = 50
+    flatten: bool = False
     token_features: int = 128
     token_depth: int = 2
     token_heads: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.flatten and not self.ordered:
+            raise ValueError(
+                "flatten: found true, expected false: this world model's latent tokens are objects without places"
+            )
 
 
 class LatentModel(Trainable):
@@ -82,7 +91,7 @@ class LatentModel(Trainable):
 
 def pair_reader(config: PairConfig) -> VectorReader | TokenReader:
     """Return what reads a frame and its goal; its ``features`` say how many numbers come out."""
-    return VectorReader(config) if config.tokens == 1 else TokenReader(config)
+    return VectorReader(config) if config.tokens == 1 or config.flatten else TokenReader(config)
 
 
 def load_latent_model(cls: type[M], source: str | Path, *, revision: str | None = None) -> M:
@@ -107,15 +116,15 @@ class Standardise(BatchNorm1d):
 
 
 class VectorReader(nn.Module):
-    """Standardised z, g and |z − g| side by side, for one latent vector per frame."""
+    """Standardised z, g and |z − g| side by side."""
 
     def __init__(self, config: PairConfig) -> None:
         super().__init__()
-        self.features = 3 * config.latent_width
+        self.features = 3 * config.tokens * config.latent_width
         self.standardise = Standardise(self.features, affine=False)
 
     def forward(self, latents: Tensor, goal: Tensor) -> Tensor:
-        """Features (B, 3 · D) of two latents (B, 1, D)."""
+        """Features (B, 3 · N · D) of two latents (B, N, D)."""
         out: Tensor = self.standardise(torch.cat([latents, goal, (latents - goal).abs()], dim=1).flatten(1))
         return out
 

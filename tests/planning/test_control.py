@@ -322,17 +322,18 @@ def test_starting_warms_every_length_of_the_history_up(toy):
     assert [query[0].shape[1] for query in policy.planner.backend.scored] == [1, 2, 3]
 
 
-def test_a_shrinking_horizon_counts_down_the_budget(toy):
+def test_a_plan_ends_when_the_goal_is_due(toy):
     robot = Robot(toy)
-    robot.policy.config = MPCConfig(horizon=5, execute_blocks=1, shrink_horizon=True)
+    robot.policy.config = MPCConfig(horizon=5, execute_blocks=1, arrival=25)
     picture = robot.world.picture(robot.goal)
-    with pytest.raises(ValueError, match=r"budget: found none, .* mpc\.shrink_horizon"):
-        robot.loop.start(picture)
-    robot.loop.start(picture, budget=15)
-    robot.backend.scored.clear()
-    for _ in range(15):
-        robot.tick()
-    assert [query[2].shape[2] for query in robot.backend.scored[::4]] == [3, 2, 1]
+    with pytest.raises(ValueError, match=r"offset: found 0, expected at least 1"):
+        robot.loop.start(picture, offset=0)
+    for offset, expected in ((None, [5, 4, 3]), (15, [3, 2, 1])):
+        robot.loop.start(picture, offset=offset)
+        robot.backend.scored.clear()
+        for _ in range(15):
+            robot.tick()
+        assert [query[2].shape[2] for query in robot.backend.scored[::4]] == expected
 
 
 def test_wrong_use_is_said_before_anything_moves(toy):

@@ -70,16 +70,32 @@ def test_a_shorter_history_must_be_asked_for_and_be_possible(toy):
         toy.make_mpc(config=MPCConfig(history=4))
 
 
-def test_the_horizon_shrinks_with_the_budget_when_asked(toy):
-    def horizons(shrink, budget):
-        config = MPCConfig(horizon=5, execute_blocks=2, shrink_horizon=shrink)
-        policy = toy.make_mpc(config=config, iterations=1)
-        play(policy, begin(policy, toy, [(0.0, 0.0)], budget=budget), budget)
-        return [query[2].shape[2] for query in policy.planner.backend.scored]
+def horizons(policy):
+    return [query[2].shape[2] for query in policy.planner.backend.scored]
 
-    assert horizons(False, 40) == [5, 5, 5, 5]
-    assert horizons(True, 40) == [5, 5, 4, 2]
-    assert horizons(True, 33) == [5, 5, 3, 1]
+
+def test_the_horizon_shrinks_towards_the_arrival(toy):
+    def shrinking(arrival, steps):
+        config = MPCConfig(horizon=5, execute_blocks=2, arrival=arrival)
+        policy = toy.make_mpc(config=config, iterations=1)
+        play(policy, begin(policy, toy, [(0.0, 0.0)]), steps)
+        return horizons(policy)
+
+    assert shrinking(None, 40) == [5, 5, 5, 5]
+    assert shrinking(40, 40) == [5, 5, 4, 2]
+    assert shrinking(33, 40) == [5, 5, 3, 1, 5]  # missed, and due again
+    with pytest.raises(ValueError, match=r"MPCConfig.arrival: found 0, expected at least 1"):
+        MPCConfig(arrival=0)
+
+
+def test_another_goal_is_due_when_it_says(toy):
+    policy = toy.make_mpc(config=MPCConfig(horizon=5, execute_blocks=1, arrival=15), iterations=1)
+    worlds = begin(policy, toy, [(0.0, 0.0)])
+    play(policy, worlds, 10)
+    goals = policy.planner.encode_goal(np.stack([toy.PointMass().render()]), np.zeros((1, 0)))
+    policy.aim(goals, np.array([0]), offset=20)
+    play(policy, worlds, 10)
+    assert horizons(policy) == [3, 2, 4, 3]
 
 
 def test_a_warm_start_continues_the_last_plan(toy):

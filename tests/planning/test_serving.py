@@ -107,7 +107,7 @@ def test_a_bad_frame_is_answered_with_the_safe_action(toy, changes, payload, fau
         ({"type": "start"}, "goal: found none"),
         ({"type": "start", "speed": 1}, r"start: found the fields \['speed'\]"),
         ({"type": "start", "seed": -1}, "start: seed: found -1"),
-        ({"type": "start", "budget": "x"}, "start: budget: found 'x'"),
+        ({"type": "start", "offset": "x"}, "start: offset: found 'x'"),
     ],
 )
 def test_what_is_wrong_is_said_and_the_conversation_goes_on(toy, header, message):

@@ -84,10 +84,12 @@ def test_actions_after_the_goal_do_not_count():
     assert not torch.equal(model.losses(batch).total, expected)
 
 
-@pytest.mark.parametrize(("tokens", "ordered", "same"), [(4, False, True), (4, True, False)])
-def test_only_ordered_tokens_have_places(tokens, ordered, same):
-    model = make(tokens=tokens, ordered=ordered)
-    if ordered:
+@pytest.mark.parametrize(
+    ("ordered", "flatten", "same"), [(False, False, True), (True, False, False), (True, True, False)]
+)
+def test_only_ordered_tokens_have_places(ordered, flatten, same):
+    model = make(tokens=4, ordered=ordered, flatten=flatten)
+    if ordered and not flatten:
         torch.nn.init.normal_(model.reader.positions)
     z, g, h = torch.randn(2, 4, 8), torch.randn(2, 4, 8), torch.tensor([3.0, 8.0])
     here, there = model.propose(z, g, h)[0], model.propose(z[:, [2, 0, 3, 1]], g[:, [1, 3, 0, 2]], h)[0]
@@ -95,7 +97,7 @@ def test_only_ordered_tokens_have_places(tokens, ordered, same):
 
 
 def test_start_goal_and_offset_all_matter():
-    for model in (make(), make(tokens=3)):
+    for model in (make(), make(tokens=3), make(tokens=3, flatten=True)):
         z, g = torch.randn(2, 1, model.config.tokens, 8)
         plans = [
             model.propose(*arguments)[0]
@@ -192,6 +194,7 @@ def test_wrong_batches_are_refused(change, message):
         ({"steps": 5}, "steps: found 5, expected whole blocks of frame_skip, 2"),
         ({"dropout": 1.0}, "dropout: found 1.0"),
         ({"modes": 0}, "modes: found 0, expected at least 1"),
+        ({"tokens": 4, "ordered": False, "flatten": True}, "flatten: found true, expected false: this world model's"),
     ],
 )
 def test_wrong_sizes_are_refused(values, message):
