@@ -143,7 +143,7 @@ class Planners:
         asked = {"offset": min(offset, FARTHEST), "least_offset": 5}
         often, rarely = ({"horizon": HORIZON, "execute_blocks": blocks} for blocks in (1, HORIZON))
         follow = {"solver": "controller", "controller": asked, "mpc": often}
-        timed = {**SEARCHES["CEM 64×4"], "mpc": {**often, "arrival": offset}}
+        timed = {**SEARCHES["CEM 64×4"], "mpc": {**often, "arrival": offset, "warm_start": True}}
         from_controller = {**timed, "proposals": True, "controller": asked}
         settings: dict[str, tuple[TorchBackend, dict[str, Any]]] = {
             **{name: (self.plain, {**search, "mpc": rarely}) for name, search in SEARCHES.items()},

@@ -1,7 +1,7 @@
 """The default planner of every shipped model: what its validation tasks choose, and what that does on test tasks.
 
 Every shipped world model plans with the same few searches on the same validation tasks: plans executed whole, as the
-papers do, and ``timed``, made anew after every block so as to end when the goal is due (``mpc.arrival``). The one with
+papers do, and ``timed``, continued after every block so as to end when the goal is due (``mpc.arrival``). The one with
 the highest success is chosen, the quicker of equals. It is then run on test tasks beside ``configs/plan/nano.yaml``,
 and its settings are written to ``configs/plan/<model>.yaml``.
 
@@ -42,7 +42,7 @@ def candidates() -> dict[str, dict[str, Any]]:
     }
     paces = {
         "whole": {"horizon": HORIZON, "execute_blocks": HORIZON},
-        "timed": {"horizon": HORIZON, "execute_blocks": 1, "arrival": OFFSET},
+        "timed": {"horizon": HORIZON, "execute_blocks": 1, "arrival": OFFSET, "warm_start": True},
     }
     return {
         f"{name}, {pace}": {**settings, "mpc": mpc, "bounded": True}
