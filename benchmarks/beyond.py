@@ -2,10 +2,10 @@
 
 For every environment and seed: nano LeWM and DINO-WM (those of ``benchmarks/compare.py``, if they are there), nano
 Fast-LeWM, on LeWM's latents a controller, one with eight modes, a learned distance and macro-actions, and a controller
-on DINO-WM's, which are the feature maps of LeWM's encoder (``beyond_planners.py``). Then
-all planners act on the same validation and test tasks for every offset of the goal, with a budget of twice the offset.
-Outcomes are small files under ``--records``; what is recorded is not done again, so the same command continues after an
-interruption, on another machine too. Only training episodes train anything.
+on DINO-WM's, which are the feature maps of LeWM's encoder (``beyond_planners.py``). Then all planners act on the same
+validation and test tasks for every offset of the goal, with a budget of twice the offset. Outcomes are small files
+under ``--records``; what is recorded is not done again, so the same command continues after an interruption, on another
+machine too. Only training episodes train anything.
 
     python benchmarks/beyond.py --environments tworoom --seeds 0 --offsets 25
 """

@@ -81,8 +81,8 @@ def choose(results: dict[str, PolicyResult]) -> str:
 def write_overlay(file: Path, model: str, chosen: str, settings: dict[str, Any], tasks: int) -> None:
     """Write the chosen settings for ``lightning evaluate -c``."""
     comment = (
-        f"# {chosen}: what {tasks} validation tasks chose for builtin:{model} (benchmarks/shipped.py, "
-        "docs/results/planning.md).\n# Goals are taken to be 25 environment steps away.\n"
+        f"# {chosen}: what {tasks} validation tasks chose for builtin:{model} (benchmarks/shipped.py).\n"
+        "# Goals are taken to be 25 environment steps away.\n"
     )
     values = {"planner": {**settings, "threads": 1}}
     file.write_text(comment + yaml.safe_dump(values, sort_keys=False), encoding="utf-8")

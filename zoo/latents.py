@@ -42,8 +42,8 @@ class PairConfig(LatentConfig):
     """What every network that reads a frame and its goal must know.
 
     ``max_offset`` environment steps is how far a goal may be away. Several latent tokens per frame are read by a small
-    transformer, whose sizes are ``token_*``, or, with ``flatten``, side by side as one vector: quicker where they are
-    few, and only if they keep their places.
+    transformer, whose sizes are ``token_*``, or, with ``flatten``, side by side as one vector, if they keep their
+    places.
     """
 
     max_offset: int = 50
