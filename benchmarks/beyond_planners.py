@@ -23,6 +23,9 @@ from jepakit.zoo.readout import Readout, fit_readout
 from jepakit.zoo.weights import load_model
 
 REFERENCE = "CEM 300×30"
+TIMED, CONTROLLER = "timed CEM 64×4", "controller"
+DINOWM_SEARCH = f"DINO-WM: {TIMED}"
+TWO_LEVEL = tuple(f"two-level, {below} below" for below in (TIMED, CONTROLLER))
 HORIZON, FARTHEST = 5, 99  # blocks; environment steps, in episodes of 100 rows
 #: Goals farther than half an episode are of others, twice as long or more, on which nothing was trained.
 LONG_EPISODES = [
@@ -147,16 +150,16 @@ class Planners:
         from_controller = {**timed, "proposals": True, "controller": asked}
         settings: dict[str, tuple[TorchBackend, dict[str, Any]]] = {
             **{name: (self.plain, {**search, "mpc": rarely}) for name, search in SEARCHES.items()},
-            "timed CEM 64×4": (self.plain, timed),
+            TIMED: (self.plain, timed),
             "prefix + timed CEM 64×4": (self.fast, timed),
             "learned distance + timed CEM 64×4": (self.far, timed),
             "decoded position + timed CEM 64×4": (self.position, timed),
-            "controller": (self.single, follow),
+            CONTROLLER: (self.single, follow),
             "controller, 8 modes": (self.several, follow),
             "controller, 8 modes, ranked": (self.several, {**from_controller, **search("random_shooting", 8, 1)}),
             "controller + timed CEM 64×4": (self.single, from_controller),
             "controller + timed CEM 32×4": (self.single, {**from_controller, **search("cem", 32, 4, elites=8)}),
-            "DINO-WM: timed CEM 64×4": (self.patches, timed),
+            DINOWM_SEARCH: (self.patches, timed),
             "DINO-WM: controller": (self.patches, follow),
         }
 
@@ -167,8 +170,8 @@ class Planners:
         policies = {name: policy(name) for name in settings}
         reach = self.macro.config.steps
         if offset > reach:
-            for below in ("timed CEM 64×4", "learned distance + timed CEM 64×4", "controller"):
-                policies[f"two-level, {below} below"] = TwoLevelPolicy(
+            for name, below in zip(TWO_LEVEL, (TIMED, CONTROLLER), strict=True):
+                policies[name] = TwoLevelPolicy(
                     policy(below), self.coarse, reach=reach, config=TwoLevelConfig(offset=offset)
                 )
         return policies
