@@ -159,7 +159,6 @@ class Planners:
             "controller, 8 modes, ranked": (self.several, {**from_controller, **search("random_shooting", 8, 1)}),
             "controller + timed CEM 64×4": (self.single, from_controller),
             "controller + timed CEM 32×4": (self.single, {**from_controller, **search("cem", 32, 4, elites=8)}),
-            DINOWM_SEARCH: (self.patches, timed),
             "DINO-WM: controller": (self.patches, follow),
         }
 
@@ -167,8 +166,10 @@ class Planners:
             backend, values = settings[name]
             return PlannerConfig.parse({**values, "bounded": True}, where=name).policy(backend)
 
-        policies = {name: policy(name) for name in settings}
         reach = self.macro.config.steps
+        if offset <= reach:  # beyond, it would take most of the time of all planners
+            settings[DINOWM_SEARCH] = self.patches, timed
+        policies = {name: policy(name) for name in settings}
         if offset > reach:
             for name, below in zip(TWO_LEVEL, (TIMED, CONTROLLER), strict=True):
                 policies[name] = TwoLevelPolicy(
