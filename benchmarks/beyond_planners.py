@@ -157,8 +157,11 @@ class Planners:
             CONTROLLER: (self.single, follow),
             "controller, 8 modes": (self.several, follow),
             "controller, 8 modes, ranked": (self.several, {**from_controller, **search("random_shooting", 8, 1)}),
-            "controller + timed CEM 64×4": (self.single, from_controller),
-            "controller + timed CEM 32×4": (self.single, {**from_controller, **search("cem", 32, 4, elites=8)}),
+            **{
+                f"{CONTROLLER} + timed CEM {samples}×{iterations}": (self.single, {**from_controller, **smaller})
+                for samples, iterations in ((64, 4), (32, 4), (32, 2))
+                for smaller in (search("cem", samples, iterations, elites=8),)
+            },
             "DINO-WM: controller": (self.patches, follow),
         }
 
