@@ -181,8 +181,8 @@ def report(runs: list[Run], options: argparse.Namespace) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser, page: Path) -> None:
+    """Which runs, where they and their records are, and where the page goes."""
     parser.add_argument("--windows", type=int, help=f"training windows per run, instead of {WINDOWS}")
     parser.add_argument("--tasks", type=int, default=50, help="tasks per evaluation (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -190,18 +190,21 @@ def main() -> None:
     parser.add_argument("--environments", nargs="+", default=list(ENVIRONMENTS), choices=ENVIRONMENTS)
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the runs")
     parser.add_argument("--records", type=Path, default=Path("docs/results/nano"), help="folder of their outcomes")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/nano.md"), help="the table")
+    parser.add_argument("--out", type=Path, default=page, help="the table")
     parser.add_argument(
         "--only-table", action="store_true", help="write it from the records that are there; train nothing"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results there")
     parser.add_argument("--quick", action="store_true", help="Two-Room, 1 seed, 2560 windows, 4 tasks")
-    options = parser.parse_args()
+
+
+def all_runs(options: argparse.Namespace) -> list[Run]:
+    """Every run that the options ask for."""
     if options.quick:
         options.windows, options.tasks, options.seeds = 2560, 4, [0]
         options.environments, options.runs = ["tworoom"], Path("runs/compare-quick")
-        options.records, options.out = options.runs, options.runs / "nano.md"
-    runs = [
+        options.records, options.out = options.runs, options.runs / options.out.name
+    return [
         Run(
             folder=(options.runs / environment / model / f"seed-{seed}").resolve(),
             record=options.records / environment / f"{model}-{seed}.json",
@@ -215,6 +218,13 @@ def main() -> None:
         for environment in options.environments
         for model in options.models
     ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_options(parser, Path("docs/results/nano.md"))
+    options = parser.parse_args()
+    runs = all_runs(options)
     for number, run in enumerate(runs):
         if not run.outcome() and not options.only_table:
             print(f"{number + 1}/{len(runs)} {run.folder}", flush=True)

@@ -1,90 +1,187 @@
-"""What predicts success in planning? Nano LeWMs that differ in their seed alone: loss and fidelity against success.
+"""What predicts success in planning? Loss and fidelity of the models of ``compare.py`` against their success.
 
-Every run trains for ``--steps`` steps, is probed on validation episodes and evaluated on one list of test tasks. The
-ratios are Spearman's correlations over the runs, between each figure and the success rate, with the share of random
-orders that correlate as strongly (p). What is there is not done again.
+Every run of the comparison is probed on validation tasks (``jepakit.callbacks.FidelityProbe``), trained first if its
+weights are not there. Outcomes are small files under ``--figures``; what is recorded is not done again. Correlations
+are Spearman's, three of them per figure: over all runs; over the means of families; and within families, over the
+ranks among a family's seeds. The last two have the share p of equally likely orders that correlate as strongly: of
+families all orders, of a family's seeds 10,000 random ones.
+
+    python benchmarks/fidelity.py
+    python benchmarks/fidelity.py --models lewm --seeds 0 1 2 3 4 5 6 7 8 9 --environments tworoom --windows 15360 \
+        --tasks 100 --runs runs/early --records runs/early --figures runs/early/figures --out runs/early.md
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import start
-from runs import WEIGHTS, files, lightning, logging_into
-from scipy.stats import spearmanr
+from compare import FAMILIES, Run, add_options, all_runs
+from harness import Benchmark
+from numpy.typing import NDArray
+from runs import ENVIRONMENTS, lightning, origin, refuse_another, write_page
+from scipy.stats import rankdata, spearmanr
 
-EXPECTED = {  # the sign of a correlation with success, were the figure a good one
-    "val_loss": -1,
-    "ranking_random": 1,
-    "ranking_elite": 1,
-    "latent_distance": 1,
-    "open_loop_over_static": -1,
-    "shuffle_gap": 1,
+from jepakit.planning.evaluation.files import write_json
+
+FIGURES = {  # title, and the sign of a correlation with success, were the figure a good one
+    "val_loss": ("validation loss", "−"),
+    "ranking_random": ("ranking, random plans", "+"),
+    "ranking_elite": ("ranking, elite plans", "+"),
+    "latent_distance": ("latent distance", "+"),
+    "open_loop_over_static": ("open loop / static", "−"),
+    "shuffle_gap": ("shuffle gap", "+"),
 }
 
+Row = dict[str, Any]  # model, seed, success, figures, origin
+Values = NDArray[np.float64]
 
-def measure(folder: Path, environment: str, seed: int, steps: int, tasks: int) -> dict[str, float]:
-    """Figures of one run; trains, probes and evaluates what is not there."""
-    configuration = files("lewm", "size/nano", f"data/{environment}", "plan/nano")
-    configuration += [f"--seed_everything={seed}", f"--trainer.max_steps={steps}"]
-    weights = folder / WEIGHTS
-    if not (weights / "config.json").is_file():
-        at_the_end = [f"--trainer.val_check_interval={steps}", "--trainer.check_val_every_n_epoch=null"]
-        lightning("fit", [*configuration, *at_the_end, *logging_into(folder)], folder)
-    given = [*configuration, "--weights", str(weights)]
-    probed = folder / "probes" / "fidelity.json"
-    if not probed.is_file():
-        probe = ["--trainer.callbacks+=jepakit.callbacks.FidelityProbe", "--trainer.logger=false"]
-        lightning("probe", [*given, *probe, "--out", str(probed.parent)], folder)
-    evaluated = folder / "evaluation" / "evaluation.json"
-    if not evaluated.is_file():
-        many = [f"--tasks.count={tasks}", "--evaluation.latency_repeats=0", "--out", str(evaluated.parent)]
-        lightning("evaluate", [*given, *many], folder)
-    (entry,) = json.loads(probed.read_text())["measured"]
-    with (folder / "training" / "metrics.csv").open() as lines:
+
+def measure(run: Run, record: Path) -> Row:
+    """Figures and success of one run; trains, evaluates and probes what is not recorded."""
+    if record.is_file():
+        known: Row = json.loads(record.read_text())
+        refuse_another(record, known, run.budget)
+        return known
+    print(record, flush=True)
+    if run.outcome() is None or not run.weights.is_dir():  # recorded, perhaps, on another machine
+        run.execute()
+    probe = ["--trainer.callbacks+=jepakit.callbacks.FidelityProbe", "--trainer.logger=false"]
+    where = ["--weights", str(run.weights), "--out", str(run.folder / "fidelity")]
+    lightning("probe", [*run.configuration(), *probe, *where], run.folder)
+    (entry,) = json.loads((run.folder / "fidelity" / "fidelity.json").read_text())["measured"]
+    with (run.weights.parent / "metrics.csv").open() as lines:
         losses = [float(row["val/loss"]) for row in csv.DictReader(lines) if row.get("val/loss")]
-    success = json.loads(evaluated.read_text())["policies"]["lewm"]["rate"]
-    return {"val_loss": losses[-1], **entry["values"], "success": success}
+    outcome = run.outcome()
+    assert outcome is not None
+    row = {
+        **run.budget,
+        "model": run.model,
+        "seed": run.seed,
+        "success": outcome["policies"][run.model]["rate"],
+        "figures": {"val_loss": losses[-1], **entry["values"]},
+        "origin": origin(),
+    }
+    write_json(record, row)
+    return row
 
 
-def significance(values: list[float], success: list[float], draws: int = 10_000) -> tuple[float, float]:
-    """Spearman's correlation, and the share of random orders whose magnitude is at least as large."""
-    found = float(spearmanr(values, success).statistic)
+def spearman(values: Values, success: Values) -> float:
+    """Spearman's correlation; ``nan`` where one of the two does not vary."""
+    if np.ptp(values) == 0 or np.ptp(success) == 0:
+        return float("nan")
+    return float(spearmanr(values, success).statistic)
+
+
+def with_p(values: Values, success: Values, orders: Iterable[Values]) -> str:
+    """Spearman's correlation, and the share of ``orders`` of the values that correlate at least as strongly."""
+    found = spearman(values, success)
+    if np.isnan(found):
+        return "–"
+    as_strong = [abs(spearman(order, success)) >= abs(found) - 1e-12 for order in orders]
+    return f"{found:+.2f} (p = {np.mean(as_strong):.2g})"
+
+
+def columns(rows: list[Row], figure: str) -> tuple[Values, Values]:
+    """A figure and the success of every run."""
+    values, success = ([row["figures"][figure] for row in rows], [row["success"] for row in rows])
+    return np.array(values, dtype=float), np.array(success)
+
+
+def correlations(rows: list[Row], figure: str, draws: int) -> list[str]:
+    """Cells of the table: over all runs, over family means, within families."""
+    values, success = columns(rows, figure)
+    families = np.array([row["model"] for row in rows])
+    members = [families == family for family in dict.fromkeys(families)]
+    means = [np.array([column[member].mean() for member in members]) for column in (values, success)]
+    inside = [column.copy() for column in (values, success)]
+    for column, member in itertools.product(inside, members):
+        column[member] = rankdata(column[member]) - (member.sum() + 1) / 2
     rng = np.random.default_rng(0)
-    orders = [abs(float(spearmanr(rng.permutation(values), success).statistic)) for _ in range(draws)]
-    return found, float(np.mean(np.array(orders) >= abs(found) - 1e-12))
+
+    def shuffled_inside() -> Iterable[Values]:
+        for _ in range(draws):
+            order = np.arange(len(rows))
+            for member in members:
+                order[member] = rng.permutation(order[member])
+            yield inside[0][order]
+
+    whole = spearman(values, success)
+    return [
+        "–" if np.isnan(whole) else f"{whole:+.2f}",
+        with_p(*means, map(np.array, itertools.permutations(means[0]))) if len(members) > 2 else "–",
+        with_p(*inside, shuffled_inside()) if len(rows) > len(members) else "–",
+    ]
+
+
+def section(environment: str, rows: list[Row], draws: int) -> list[str]:
+    """Markdown of one environment: every run, then the correlations."""
+    titles = [title for title, _ in FIGURES.values()]
+    lines = [f"## {ENVIRONMENTS[environment]}", "", f"| | success | {' | '.join(titles)} |", "|---" * 8 + "|"]
+    for row in rows:
+        figures = [row["figures"][name] for name in FIGURES]
+        cells = ["undefined" if value is None else f"{value:.3g}" for value in figures]
+        title = f"{FAMILIES[row['model']].title.split(' on ')[0]}, seed {row['seed']}"
+        lines.append(f"| {title} | {100 * row['success']:.0f} % | {' | '.join(cells)} |")
+    lines += ["", "| correlation with success | wanted | all runs | families | within families |", "|---" * 5 + "|"]
+    for name, (title, sign) in FIGURES.items():
+        undefined = sum(row["figures"][name] is None for row in rows)
+        cells = [f"undefined in {undefined} runs"] * 3 if undefined else correlations(rows, name, draws)
+        lines.append(f"| {title} | {sign} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+_PAGE = """# What predicts success?
+
+Written by `python benchmarks/fidelity.py {arguments}`. Every model of [the comparison](nano.md), probed on validation
+tasks (20 tasks, 64 random and 64 elite plans each), beside its success on {tasks} test tasks. What the figures mean:
+[evaluation.md](../evaluation.md). Correlations are Spearman's; p is the share of orders that correlate as strongly, of
+all orders of the families, of {draws} random ones of every family's seeds. "Wanted" is the sign that a good figure has.
+
+{origin}
+
+{sections}"""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--environment", default="tworoom", choices=("tworoom", "pusht"))
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=300, help="few, so that runs differ (default: %(default)s)")
-    parser.add_argument("--tasks", type=int, default=100)
-    parser.add_argument("--runs", type=Path, default=Path("runs/fidelity"))
-    bench = start("fidelity", __doc__, parser)
-    options = bench.options
-    if bench.quick:
-        options.seeds, options.steps, options.tasks, options.runs = 3, 20, 4, Path("runs/fidelity-quick")
-    rows: list[dict[str, Any]] = []
-    for seed in range(options.seeds):
-        folder = (options.runs / options.environment / f"seed-{seed}").resolve()
-        rows.append(measure(folder, options.environment, seed, options.steps, options.tasks))
-        bench.row(seed=seed, **rows[-1])
-    success = [row["success"] for row in rows]
-    for name, sign in EXPECTED.items():
-        values = [row[name] for row in rows]
-        if None in values or np.ptp(success) == 0:
-            bench.row(case=f"{name} or success does not vary")
-            continue
-        found, p = significance(values, success, draws=100 if bench.quick else 10_000)
-        bench.row(case=name, correlation=found, p=p, wanted="positive" if sign > 0 else "negative")
-        bench.ratio(f"Spearman of {name} with success", found)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, Path("docs/results/fidelity.md"))
+    parser.add_argument("--figures", type=Path, default=Path("docs/results/fidelity"), help="folder of what is probed")
+    options = parser.parse_args()
+    runs = all_runs(options)
+    draws = 10_000
+    if options.quick:
+        options.figures, draws = options.runs / "figures", 100
+    files = {run: options.figures / run.environment / f"{run.model}-{run.seed}.json" for run in runs}
+    rows = {run: measure(run, file) for run, file in files.items() if file.is_file() or not options.only_table}
+    bench = Benchmark("fidelity", options, [{"environment": run.environment, **row} for run, row in rows.items()])
+    sections: list[str] = []
+    for environment in options.environments:
+        found = [row for run, row in rows.items() if run.environment == environment]
+        found.sort(key=lambda row: (list(FAMILIES).index(row["model"]), row["seed"]))
+        if found:
+            sections += section(environment, found, draws)
+            for name in FIGURES:
+                whole = spearman(*columns(found, name))
+                if not np.isnan(whole):
+                    bench.ratio(f"{environment}: Spearman of {name} with success", whole)
+    origins = sorted({row["origin"] for row in rows.values()})
+    text = _PAGE.format(
+        arguments=" ".join(sys.argv[1:]),
+        tasks=options.tasks,
+        draws=draws,
+        origin="\n".join(origins),
+        sections="\n".join(sections),
+    )
+    write_page(options.out, text)
+    print(options.out.read_text())
     bench.finish()
 
 
