@@ -81,6 +81,8 @@ class Run:
         flags.append(f"--data.init_args.batch_size={family.batch_size}")
         if family.encoder_share:
             flags.append(f"--model.init_args.config.encoder_steps={round(steps * family.encoder_share)}")
+        if family.needs_encoder:
+            flags.append(f"--model.init_args.encoder_weights={self.of('lewm').weights}")
         return files(self.model, f"size/{family.size}", f"data/{self.environment}", "plan/nano") + flags
 
     def execute(self) -> None:
@@ -90,7 +92,6 @@ class Run:
             encoder = self.of("lewm")
             if not encoder.weights.is_dir():  # recorded, perhaps, on another machine
                 encoder.execute()
-            arguments.append(f"--model.init_args.encoder_weights={encoder.weights}")
         seconds = {"fit": lightning("fit", [*arguments, *logging_into(self.folder)], self.folder)}
         evaluation = self.folder / "evaluation"
         weights = ["--weights", str(self.weights), "--out", str(evaluation)]

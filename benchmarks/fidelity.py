@@ -26,7 +26,7 @@ import numpy as np
 from compare import FAMILIES, Run, add_options, all_runs
 from harness import Benchmark
 from numpy.typing import NDArray
-from runs import ENVIRONMENTS, lightning, origin, refuse_another, write_page
+from runs import ENVIRONMENTS, lightning, logging_into, origin, refuse_another, write_page
 from scipy.stats import rankdata, spearmanr
 
 from jepakit.planning.evaluation.files import write_json
@@ -57,8 +57,10 @@ def measure(run: Run, record: Path) -> Row:
     where = ["--weights", str(run.weights), "--out", str(run.folder / "fidelity")]
     lightning("probe", [*run.configuration(), *probe, *where], run.folder)
     (entry,) = json.loads((run.folder / "fidelity" / "fidelity.json").read_text())["measured"]
-    with (run.weights.parent / "metrics.csv").open() as lines:
-        losses = [float(row["val/loss"]) for row in csv.DictReader(lines) if row.get("val/loss")]
+    last = ["--ckpt_path", str(run.weights.parent / "checkpoints" / "last.ckpt")]
+    lightning("validate", [*run.configuration(), *last, *logging_into(run.folder, "validation")], run.folder)
+    with (run.folder / "validation" / "metrics.csv").open() as lines:
+        (validated,) = csv.DictReader(lines)
     outcome = run.outcome()
     assert outcome is not None
     row = {
@@ -66,7 +68,7 @@ def measure(run: Run, record: Path) -> Row:
         "model": run.model,
         "seed": run.seed,
         "success": outcome["policies"][run.model]["rate"],
-        "figures": {"val_loss": losses[-1], **entry["values"]},
+        "figures": {"val_loss": float(validated["val/loss"]), **entry["values"]},
         "origin": origin(),
     }
     write_json(record, row)

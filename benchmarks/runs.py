@@ -30,9 +30,9 @@ def files(*names: str) -> list[str]:
     return [part for name in names for part in ("-c", str(ROOT / "configs" / f"{name}.yaml"))]
 
 
-def logging_into(folder: Path) -> list[str]:
-    """Flags of ``fit`` that put curves and ``WEIGHTS`` into a run's folder."""
-    logger = {"": "CSVLogger", ".save_dir": folder, ".name": "training", ".version": ""}
+def logging_into(folder: Path, name: str = "training") -> list[str]:
+    """Flags that put what is logged into a run's folder; of ``fit``, with the usual name, ``WEIGHTS`` too."""
+    logger = {"": "CSVLogger", ".save_dir": folder, ".name": name, ".version": ""}
     return [f"--trainer.logger{key}={value}" for key, value in logger.items()]
 
 
