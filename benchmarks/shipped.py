@@ -1,118 +1,152 @@
 """The default planner of every shipped model: what its validation tasks choose, and what that does on test tasks.
 
 Every shipped world model plans with the same few searches on the same validation tasks: plans executed whole, as the
-papers do, and ``timed``, continued after every block so as to end when the goal is due (``mpc.arrival``). The one with
-the highest success is chosen, the quicker of equals. It is then run on test tasks beside ``configs/plan/nano.yaml``,
-and its settings are written to ``configs/plan/<model>.yaml``.
+papers do, and ``timed``, continued after every block so as to end when the goal is due (``mpc.arrival``). Where a
+controller ships with it, that acts, too, and proposes to searches. The planner with the highest success is chosen, the
+quicker of equals. Its settings, an evaluation with them on test tasks, the usual probes and a card go to ``--runs``;
+with ``--install`` also to ``configs/plan/<model>.yaml`` and ``zoo/builtin/<model>``. What is there is not done again.
 
-    python benchmarks/shipped.py --models lewm-pusht-nano
+    python benchmarks/shipped.py --models lewm-pusht-nano --install
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
 from beyond_planners import HORIZON, search
+from compare import FAMILIES
 from harness import Benchmark, start
-from runs import ROOT, load_data, origin
+from runs import ROOT, files, lightning, load_data, origin
 
+from jepakit.cli.evaluation import EvaluationPlannerConfig
 from jepakit.cli.runtime import keep_freed_memory
-from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.tasks import TaskConfig, environment_factory, tasks_of
-from jepakit.export.runtime.torch_backend import TorchBackend
-from jepakit.hub import builtin_names
-from jepakit.planning.evaluation import EvaluationConfig, PolicyResult, evaluate, mcnemar_test
-from jepakit.planning.settings import PlannerConfig
+from jepakit.hub import BUILTIN, builtin_names
+from jepakit.planning.evaluation import EvaluationConfig, evaluate
+from jepakit.planning.evaluation.files import write_json
 from jepakit.zoo import from_pretrained
+from jepakit.zoo.publish import CARD_FILE, EVALUATION_FILE, publish
 
-USUAL = "CEM 128×6, whole"  # configs/plan/nano.yaml
 OFFSET = 25
+CONTROLLER = "-controller"  # ends the names of shipped controllers
+PROBES = ("LinearProbe", "OpenLoopError", "SurpriseProbe", "FidelityProbe")
 
 
-def candidates() -> dict[str, dict[str, Any]]:
+def candidates(model: str) -> dict[str, dict[str, Any]]:
     """Every planner's plain values by its name."""
+    small = search("cem", 64, 4, elites=8)
     searches = {
-        "CEM 128×6": search("cem", 128, 6, elites=16),
-        "CEM 64×4": search("cem", 64, 4, elites=8),
+        "CEM 64×4": small,
         "iCEM 64×4": search("icem", 64, 4, elites=8),
         "random shooting 32×3": search("random_shooting", 32, 3),
     }
-    paces = {
-        "whole": {"horizon": HORIZON, "execute_blocks": HORIZON},
-        "timed": {"horizon": HORIZON, "execute_blocks": 1, "arrival": OFFSET, "warm_start": True},
-    }
-    return {
-        f"{name}, {pace}": {**settings, "mpc": mpc, "bounded": True}
-        for name, settings in searches.items()
-        for pace, mpc in paces.items()
-    }
+    whole = {"horizon": HORIZON, "execute_blocks": HORIZON}
+    often = {"horizon": HORIZON, "execute_blocks": 1}
+    timed = {**often, "arrival": OFFSET, "warm_start": True}
+    planners = {"CEM 128×6": {**search("cem", 128, 6, elites=16), "mpc": whole}}
+    planners |= {name: {**settings, "mpc": whole} for name, settings in searches.items()}
+    planners |= {f"timed {name}": {**settings, "mpc": timed} for name, settings in searches.items()}
+    if f"{model}{CONTROLLER}" in builtin_names():
+        asked = {"offset": OFFSET, "least_offset": 5}
+        theirs = {"controller_weights": f"builtin:{model}{CONTROLLER}", "controller": asked}
+        planners["controller"] = {"solver": "controller", **theirs, "mpc": often}
+        for settings in (small, search("cem", 32, 4, elites=8)):
+            size = "×".join(str(settings["cem"][key]) for key in ("samples", "iterations"))
+            planners[f"controller + timed CEM {size}"] = {**settings, **theirs, "proposals": True, "mpc": timed}
+    return {name: {**settings, "bounded": True, "threads": 1} for name, settings in planners.items()}
 
 
-def run(
-    bench: Benchmark, model: str, data: EpisodeDataModule, planners: dict[str, dict[str, Any]], tasks: TaskConfig
-) -> dict[str, PolicyResult]:
-    """Every planner on the same tasks."""
-    backend = TorchBackend(from_pretrained(f"builtin:{model}").model, threads=1)
-    policies = {name: PlannerConfig.parse(values, where=name).policy(backend) for name, values in planners.items()}
-    config = EvaluationConfig(latency_repeats=2 if bench.quick else 20)
-    result = evaluate(policies, environment_factory(data), tasks_of(data, tasks), config)
-    for found in result.policies:
-        low, high = found.interval95
-        assert found.latency is not None
-        row = {"model": model, "planner": found.name, "split": tasks.split, "tasks": tasks.count}
-        bench.row(**row, success=found.rate, low=low, high=high, p50_ms=found.latency.p50)
-    return {found.name: found for found in result.policies}
+def choose(model: str, tasks: int, record: Path, *, quick: bool) -> dict[str, Any]:
+    """Run every planner on validation tasks; returns what is recorded: ``rows`` and the name that is ``chosen``."""
+    if not record.is_file():
+        world = from_pretrained(f"builtin:{model}").model
+        policies = {}
+        for name, values in candidates(model).items():
+            settings = EvaluationPlannerConfig.parse(values, where=name)
+            policies[name] = settings.policy(settings.backend(world))
+            if quick and len(policies) == 2:
+                break
+        data = load_data(model.split("-")[1])
+        manifest = tasks_of(data, TaskConfig(count=tasks, offset=OFFSET, split="val"))
+        config = EvaluationConfig(latency_repeats=2 if quick else 20)
+        rows = []
+        for found in evaluate(policies, environment_factory(data), manifest, config).policies:
+            assert found.latency is not None
+            rows.append({"planner": found.name, "success": found.rate, "p50_ms": found.latency.p50})
+        best = min(rows, key=lambda row: (-row["success"], row["p50_ms"]))
+        write_json(record, {"rows": rows, "chosen": best["planner"], "tasks": tasks, "origin": origin()})
+    known: dict[str, Any] = json.loads(record.read_text())
+    return known
 
 
-def choose(results: dict[str, PolicyResult]) -> str:
-    """The planner with the highest success, the quicker of equals."""
-
-    def merit(name: str) -> tuple[float, float]:
-        latency = results[name].latency
-        assert latency is not None
-        return -results[name].rate, latency.p50
-
-    return min(results, key=merit)
-
-
-def write_overlay(file: Path, model: str, chosen: str, settings: dict[str, Any], tasks: int) -> None:
+def write_overlay(file: Path, model: str, chosen: dict[str, Any]) -> None:
     """Write the chosen settings for ``lightning evaluate -c``."""
+    name = chosen["chosen"]
     comment = (
-        f"# {chosen}: what {tasks} validation tasks chose for builtin:{model} (benchmarks/shipped.py).\n"
-        "# Goals are taken to be 25 environment steps away.\n"
+        f"# {name}: what {chosen['tasks']} validation tasks chose for builtin:{model} (benchmarks/shipped.py).\n"
+        f"# Put it after a model's file. Goals are taken to be {OFFSET} environment steps away.\n"
     )
-    values = {"planner": {**settings, "threads": 1}}
+    values = {"planner": candidates(model)[name]}
     file.write_text(comment + yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
+def release(model: str, bench: Benchmark, folder: Path) -> None:
+    """Choose, evaluate, probe, and write the card."""
+    options = bench.options
+    tasks = 4 if bench.quick else options.tasks
+    chosen = choose(model, tasks, folder / "validation.json", quick=bench.quick)
+    for row in chosen["rows"]:
+        bench.row(model=model, split="val", **row)
+    overlay = folder / "planner.yaml"
+    write_overlay(overlay, model, chosen)
+    family, environment = model.split("-")[:2]
+    configuration = files(family, f"size/{FAMILIES[family].size}", f"data/{environment}")
+    given = [*configuration, "-c", str(overlay), "--weights", f"builtin:{model}"]
+    result = folder / "evaluation" / EVALUATION_FILE
+    if not result.is_file():
+        split = [f"--tasks.count={2 * tasks}", f"--tasks.offset={OFFSET}", "--tasks.split=test"]
+        lightning("evaluate", [*given, *split, "--out", str(result.parent)], folder)
+    tested = json.loads(result.read_text())["policies"]
+    mine, random = tested[family], tested["random"]["rate"]
+    bench.row(model=model, split="test", planner=chosen["chosen"], success=mine["rate"], random=random)
+    bench.ratio(f"{model}: success / random's", mine["rate"] / max(random, 1 / (2 * tasks)))
+    probes = folder / "probes"
+    if not probes.is_dir() and not bench.quick:
+        added = [f"--trainer.callbacks+=jepakit.callbacks.{name}" for name in PROBES]
+        lightning("probe", [*given, *added, "--trainer.logger=false", "--out", str(probes)], folder)
+    shutil.rmtree(folder / "weights", ignore_errors=True)
+    shutil.rmtree(folder / "published", ignore_errors=True)
+    shutil.copytree(BUILTIN / model, folder / "weights")  # beside evaluation and probes, as a card needs them
+    publish(folder / "weights", f"builtin:{model}", dry_run=folder / "published")
+    if options.install:
+        for name in (CARD_FILE, EVALUATION_FILE):
+            shutil.copyfile(folder / "published" / name, BUILTIN / model / name)
+        shutil.copyfile(overlay, ROOT / "configs" / "plan" / f"{model}.yaml")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
-    shipped = builtin_names()
+    shipped = [name for name in builtin_names() if not name.endswith(CONTROLLER)]
     parser.add_argument("--models", nargs="+", default=shipped, choices=shipped)
     parser.add_argument("--tasks", type=int, default=100, help="validation tasks; twice as many test tasks")
-    parser.add_argument("--overlays", type=Path, default=ROOT / "configs" / "plan", help="folder to write to")
+    parser.add_argument("--runs", type=Path, default=Path("runs/shipped"))
+    parser.add_argument("--install", action="store_true", help="put what was found into configs/plan and zoo/builtin")
     bench = start("shipped", __doc__, parser)
-    keep_freed_memory()
     options = bench.options
-    count = 4 if bench.quick else options.tasks
-    planners = candidates()
+    keep_freed_memory()
     if bench.quick:
-        planners = {name: planners[name] for name in (USUAL, "random shooting 32×3, timed")}
-    for model in options.models[: 1 if bench.quick else None]:
-        data = load_data(model.split("-")[1])
-        tried = run(bench, model, data, planners, TaskConfig(count=count, offset=OFFSET, split="val"))
-        chosen = choose(tried)
-        pair = {name: planners[name] for name in (USUAL, chosen)}
-        tested = run(bench, model, data, pair, TaskConfig(count=2 * count, offset=OFFSET, split="test"))
-        solved = [[outcome.success for outcome in tested[name].outcomes] for name in (chosen, USUAL)]
-        bench.row(model=model, chosen=chosen, p=mcnemar_test(*solved))
-        bench.ratio(f"{model}: success, {chosen} / {USUAL}", tested[chosen].rate / max(tested[USUAL].rate, 1e-9))
-        if not bench.quick:
-            write_overlay(options.overlays / f"{model}.yaml", model, chosen, planners[chosen], count)
-    print(origin())
+        options.models, options.install = options.models[:1], False
+        options.runs = Path("runs/shipped-quick")
+        shutil.rmtree(options.runs, ignore_errors=True)
+    for model in options.models:
+        folder = (options.runs / model).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        release(model, bench, folder)
     bench.finish()
 
 

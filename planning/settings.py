@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from jepakit.plain import parse
 from jepakit.planning.backend import Backend, PlannerSpec
@@ -21,6 +21,8 @@ from jepakit.planning.planner import Planner
 from jepakit.planning.random_shooting import RandomShooting, RandomShootingConfig
 from jepakit.planning.solver import Solver
 from jepakit.planning.targets import KeepOut, KeepOutConfig, ReachTarget, ReachTargetConfig
+
+P = TypeVar("P", bound="PlannerConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +125,13 @@ class PlannerConfig:
         values = asdict(self)
         return {item.name: values[item.name] for item in fields(PlannerConfig)}
 
-    @staticmethod
-    def parse(values: Mapping[str, Any], *, where: str) -> PlannerConfig:
+    @classmethod
+    def parse(cls: type[P], values: Mapping[str, Any], *, where: str) -> P:
         """Read settings from plain values; ``where`` names their source in error messages.
 
         Raises ``ValueError`` for unknown keys, values of another type, and whatever a section refuses.
         """
-        return parse(PlannerConfig, values, where=where)
+        return parse(cls, values, where=where)
 
     def _solvers(self) -> dict[str, Solver]:
         return {

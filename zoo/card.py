@@ -132,8 +132,32 @@ def _planner(found: Mapping[str, Any]) -> str:
         return ""
     solver = dict(settings["solver"])
     name = solver.pop("name")
-    executed = f"horizon {settings['horizon']} blocks, {settings['execute_blocks']} of them executed"
-    return f"Planner: {name} ({_listed(solver)}), {executed}. "
+    parts = [
+        f"{name} ({_listed(solver)})",
+        f"horizon {settings['horizon']} blocks",
+        f"{settings['execute_blocks']} of them executed",
+    ]
+    if settings.get("arrival"):
+        parts.append(f"to be at the goal after {settings['arrival']} steps")
+    if settings.get("warm_start"):
+        parts.append("starting from the last plan")
+    if settings.get("proposals"):
+        parts.append("with a controller's proposals")
+    return f"Planner: {', '.join(parts)}. "
+
+
+def planner_title(settings: Mapping[str, Any]) -> str:
+    """Name the planner of an evaluated policy in a few words; ``–`` if it had none."""
+    solver = settings.get("solver")
+    if solver is None:
+        return "–"
+    name: str = solver["name"]
+    if "samples" in solver:
+        name += f" {solver['samples']}×{solver['iterations']}"
+    if settings.get("proposals"):
+        name += " with a controller's proposals"
+    blocks = settings["execute_blocks"]
+    return f"{name}, every {'block' if blocks == 1 else f'{blocks} blocks'}"
 
 
 def _host(record: Mapping[str, Any]) -> str:

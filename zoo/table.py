@@ -11,16 +11,18 @@ from pathlib import Path
 
 from jepakit.hub import BUILTIN, builtin_names
 from jepakit.results import read_evaluation, read_training
+from jepakit.zoo.card import planner_title
 from jepakit.zoo.publish import EVALUATION_FILE
 from jepakit.zoo.weights import TRAINING_FILE, read_checkpoint
 
 BEGIN, END = "<!-- shipped weights: make zoo-table -->", "<!-- end of shipped weights -->"
-_HEAD = ("weights", "parameters", "trained on", "steps", "success", "95 % interval", "random", "tasks")
+_HEAD = ("weights", "parameters", "trained on", "steps", "planner", "ms", "success", "95 % interval", "random", "tasks")
 
 
 def zoo_table() -> str:
-    """Return a Markdown table of all shipped weights."""
-    rows = [_HEAD, tuple("---" for _ in _HEAD), *map(_row, builtin_names())]
+    """Return a Markdown table of all shipped weights that were evaluated: world models, not their controllers."""
+    evaluated = [name for name in builtin_names() if (BUILTIN / name / EVALUATION_FILE).is_file()]
+    rows = [_HEAD, tuple("---" for _ in _HEAD), *map(_row, evaluated)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -36,13 +38,17 @@ def _row(name: str) -> tuple[str, ...]:
     folder = BUILTIN / name
     checkpoint = read_checkpoint(folder)
     training, found = read_training(folder / TRAINING_FILE), read_evaluation(folder / EVALUATION_FILE)
-    tasks, (low, high) = found["tasks"], found["policies"][checkpoint.name]["interval95"]
+    mine, tasks = found["policies"][checkpoint.name], found["tasks"]
+    low, high = mine["interval95"]
+    timed = mine["latency_ms"]
     return (
         f"`builtin:{name}`",
         f"{sum(tensor.numel() for tensor in checkpoint.tensors.values()) / 1e6:.2g} M",
         f"{training['data']['name']}, {training['data']['episodes']} episodes",
         str(training["steps"]),
-        f"{found['policies'][checkpoint.name]['rate']:.1%}",
+        planner_title(mine.get("settings", {})),
+        f"{timed['p50']:.3g}" if timed else "–",
+        f"{mine['rate']:.1%}",
         f"{low:.1%} – {high:.1%}",
         f"{found['policies']['random']['rate']:.1%}",
         f"{tasks['count']}, {tasks['offset']} steps away",

@@ -274,7 +274,10 @@ def evaluation_of(weights):
         "policies": {
             "lewm": {
                 **{"rate": 0.94, "interval95": [0.838, 0.979], "latency_ms": {"p50": 123.4}},
-                "settings": {"solver": {"name": "cem", "samples": 128}, "horizon": 5, "execute_blocks": 2},
+                "settings": {
+                    **{"solver": {"name": "cem", "samples": 128}, "horizon": 5, "execute_blocks": 2},
+                    **{"arrival": 25, "warm_start": True, "proposals": {"offset": 25}},
+                },
             },
             "random": {"rate": 0.06, "interval95": [0.021, 0.162], "latency_ms": None},
         },
@@ -295,7 +298,8 @@ def test_a_dry_run_sends_nothing(weights, tmp_path):
     assert load_model(tmp_path / "dry").config == load_model(weights).config
     card = (tmp_path / "dry" / "README.md").read_text()
     assert "| lewm | 94.0% | 83.8% – 97.9% | 123 |" in card
-    assert "Planner: cem (samples 128), horizon 5 blocks, 2 of them executed." in card
+    assert "Planner: cem (samples 128), horizon 5 blocks, 2 of them executed, to be at the goal after 25 steps," in card
+    assert "starting from the last plan, with a controller's proposals." in card
     assert "| fidelity/shuffle_gap | 83 |\n| fidelity/ranking_random | undefined |\n" in card
     assert "value: 0.94" in card
     assert "Not recorded" in card

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jepakit.zoo import LeWMModel, save_pretrained, table
+from jepakit.zoo.card import planner_title
 
 README = Path(__file__).parent.parent.parent / "README.md"
 
@@ -19,8 +20,10 @@ def shipped(tmp_path, monkeypatch):
     data = {"name": "TwoRoom", "episodes": 510, "fingerprint": "f"}
     training = {"command": "lightning fit", "steps": 900, "data": data, "machine": machine, "versions": {}}
     (folder / "training.json").write_text(json.dumps(training))
+    solver = {"name": "cem", "samples": 32, "iterations": 4}
+    settings = {"solver": solver, "horizon": 5, "execute_blocks": 1, "proposals": {"offset": 25}}
     policies = {
-        "lewm": {"rate": 0.94, "interval95": [0.84, 0.979], "latency_ms": None},
+        "lewm": {"rate": 0.94, "interval95": [0.84, 0.979], "latency_ms": {"p50": 81.234}, "settings": settings},
         "random": {"rate": 0.06, "interval95": [0.02, 0.16], "latency_ms": None},
     }
     evaluation = {
@@ -35,6 +38,22 @@ def shipped(tmp_path, monkeypatch):
     monkeypatch.setattr("jepakit.hub.BUILTIN", folder.parent)
     monkeypatch.setattr(table, "BUILTIN", folder.parent)
     return folder
+
+
+def test_what_was_not_evaluated_has_no_row(shipped):
+    (shipped.parent / "lewm-tiny-controller").mkdir()
+    assert "controller` |" not in table.zoo_table()
+
+
+@pytest.mark.parametrize(
+    ("settings", "title"),
+    [
+        ({}, "–"),
+        ({"solver": {"name": "controller"}, "execute_blocks": 5}, "controller, every 5 blocks"),
+    ],
+)
+def test_planners_have_short_titles(settings, title):
+    assert planner_title(settings) == title
 
 
 def test_the_readme_is_fresh(monkeypatch):
@@ -53,7 +72,8 @@ def test_a_row_says_what_was_measured(shipped, tmp_path, monkeypatch, capsys):
     assert table.main() == 0
     text = file.read_text()
     assert "| `builtin:lewm-tiny` |" in text
-    assert "TwoRoom, 510 episodes | 900 | 94.0% | 84.0% – 97.9% | 6.0% | 50, 25 steps away |" in text
+    assert "TwoRoom, 510 episodes | 900 | cem 32×4 with a controller's proposals, every block | 81.2 | 94.0% |" in text
+    assert "| 94.0% | 84.0% – 97.9% | 6.0% | 50, 25 steps away |" in text
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
