@@ -142,7 +142,7 @@ def section(environment: str, rows: list[Row], draws: int) -> list[str]:
 
 _PAGE = """# What predicts success?
 
-Written by `python benchmarks/fidelity.py {arguments}`. Every model of [the comparison](nano.md), probed on validation
+Written by `{command}`. Every model of [the comparison](nano.md), probed on validation
 tasks (20 tasks, 64 random and 64 elite plans each), beside its success on {tasks} test tasks. What the figures mean:
 [evaluation.md](../evaluation.md). Correlations are Spearman's; p is the share of orders that correlate as strongly, of
 all orders of the families, of {draws} random ones of every family's seeds. "Wanted" is the sign that a good figure has.
@@ -176,7 +176,7 @@ def main() -> None:
                     bench.ratio(f"{environment}: Spearman of {name} with success", whole)
     origins = sorted({row["origin"] for row in rows.values()})
     text = _PAGE.format(
-        arguments=" ".join(sys.argv[1:]),
+        command=" ".join(["python benchmarks/fidelity.py", *sys.argv[1:]]),
         tasks=options.tasks,
         draws=draws,
         origin="\n".join(origins),
