@@ -5,6 +5,7 @@ papers do, and ``timed``, continued after every block so as to end when the goal
 controller ships with it, that acts, too, and proposes to searches. The planner with the highest success is chosen, the
 quicker of equals. Its settings, an evaluation with them on test tasks, the usual probes and a card go to ``--runs``;
 with ``--install`` also to ``configs/plan/<model>.yaml`` and ``zoo/builtin/<model>``. What is there is not done again.
+A page is made of the records of all models.
 
     python benchmarks/shipped.py --models lewm-pusht-nano --install
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import yaml
 from beyond_planners import HORIZON, search
 from compare import FAMILIES
 from harness import Benchmark, start
-from runs import ROOT, files, lightning, load_data, origin
+from runs import ROOT, files, interval, lightning, load_data, origin, write_page
 
 from jepakit.cli.evaluation import EvaluationPlannerConfig
 from jepakit.cli.runtime import keep_freed_memory
@@ -99,7 +101,8 @@ def release(model: str, bench: Benchmark, folder: Path) -> None:
     """Choose, evaluate, probe, and write the card."""
     options = bench.options
     tasks = 4 if bench.quick else options.tasks
-    chosen = choose(model, tasks, folder / "validation.json", quick=bench.quick)
+    record = options.records / f"{model}.json"
+    chosen = choose(model, tasks, record, quick=bench.quick)
     for row in chosen["rows"]:
         bench.row(model=model, split="val", **row)
     overlay = folder / "planner.yaml"
@@ -112,6 +115,8 @@ def release(model: str, bench: Benchmark, folder: Path) -> None:
         split = [f"--tasks.count={2 * tasks}", f"--tasks.offset={OFFSET}", "--tasks.split=test"]
         lightning("evaluate", [*given, *split, "--out", str(result.parent)], folder)
     tested = json.loads(result.read_text())["policies"]
+    kept = {name: {key: tested[name][key] for key in ("successes", "tasks")} for name in (family, "random")}
+    write_json(record, {**chosen, "test": {"model": kept[family], "random": kept["random"]}})
     mine, random = tested[family], tested["random"]["rate"]
     bench.row(model=model, split="test", planner=chosen["chosen"], success=mine["rate"], random=random)
     bench.ratio(f"{model}: success / random's", mine["rate"] / max(random, 1 / (2 * tasks)))
@@ -129,24 +134,62 @@ def release(model: str, bench: Benchmark, folder: Path) -> None:
         shutil.copyfile(overlay, ROOT / "configs" / "plan" / f"{model}.yaml")
 
 
+_PAGE = """# What the shipped models plan with
+
+Written by `python {command}`. The same validation tasks for all planners of an environment, goals {offset} steps away,
+budget twice that, PyTorch on one thread. Bold: the highest success, the quicker of equals; with it, the model is
+evaluated once, on test tasks. "Timed" searches are continued after every block so as to end when the goal is due, the
+others execute their five blocks. Milliseconds are those of a decision, encoding included.
+
+{origin}
+
+{tables}"""
+
+
+def page(records: list[Path]) -> str:
+    """The page of all models that are recorded."""
+    lines, origins = [], set()
+    for file in records:
+        record = json.loads(file.read_text())
+        origins.add(record["origin"])
+        lines += [f"## {file.stem}", "", f"| | solved of {record['tasks']} | ms |", "|---|---|---|"]
+        for row in record["rows"]:
+            name = f"**{row['planner']}**" if row["planner"] == record["chosen"] else row["planner"]
+            lines.append(f"| {name} | {100 * row['success']:.0f} % | {row['p50_ms']:.3g} |")
+        test, random = record["test"]["model"], record["test"]["random"]
+        lines += [
+            "",
+            f"On {test['tasks']} test tasks: {100 * test['successes'] / test['tasks']:.1f} % "
+            f"({interval(test['successes'], test['tasks'])}), "
+            f"random actions {100 * random['successes'] / random['tasks']:.1f} %.",
+            "",
+        ]
+    command = " ".join(["benchmarks/shipped.py", *sys.argv[1:]])
+    return _PAGE.format(command=command, offset=OFFSET, origin="\n".join(sorted(origins)), tables="\n".join(lines))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
     shipped = [name for name in builtin_names() if not name.endswith(CONTROLLER)]
     parser.add_argument("--models", nargs="+", default=shipped, choices=shipped)
     parser.add_argument("--tasks", type=int, default=100, help="validation tasks; twice as many test tasks")
     parser.add_argument("--runs", type=Path, default=Path("runs/shipped"))
+    parser.add_argument("--records", type=Path, default=Path("docs/results/shipped"), help="folder of what was chosen")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/shipped.md"), help="the page")
     parser.add_argument("--install", action="store_true", help="put what was found into configs/plan and zoo/builtin")
     bench = start("shipped", __doc__, parser)
     options = bench.options
     keep_freed_memory()
     if bench.quick:
         options.models, options.install = options.models[:1], False
-        options.runs = Path("runs/shipped-quick")
+        options.runs = options.records = Path("runs/shipped-quick")
+        options.out = options.runs / "shipped.md"
         shutil.rmtree(options.runs, ignore_errors=True)
     for model in options.models:
         folder = (options.runs / model).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         release(model, bench, folder)
+    write_page(options.out, page(sorted(options.records.glob("*.json"))))
     bench.finish()
 
 
