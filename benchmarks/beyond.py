@@ -224,11 +224,11 @@ Written by `python benchmarks/beyond.py {arguments}`. Nano models, {tasks} test 
 all planners and seeds), budget twice the offset, PyTorch on one thread. Wilson's interval is over the tasks of all
 seeds together; tasks repeat over seeds, so it is narrower than the spread over new tasks would be. p is McNemar's exact
 test on the same tasks. Bold: the planner with the highest success on {tasks} *validation* tasks per seed, the quicker
-of equals; those without a figure there were too slow to take part. Milliseconds are those of a decision, which encodes one frame and plans,
-two-level ones with their subgoal. Searches execute the 5 blocks of a plan; "timed" ones and controllers execute one.
-Timed searches start from what the last plan left, and plan to be at the goal after as many steps as it is away
-(`mpc.arrival`). MFLOP are those of a decision's matrix products. Jerk is the mean norm of the raw actions' second
-difference.
+of equals; those without a figure there were too slow to take part. Milliseconds are those of a decision, which encodes
+one frame and plans, two-level ones with their subgoal. Searches execute the 5 blocks of a plan; "timed" ones and
+controllers execute one. Timed searches start from what the last plan left, and plan to be at the goal after as many
+steps as it is away (`mpc.arrival`). MFLOP are those of a decision's matrix products. Jerk is the mean norm of the raw
+actions' second difference.
 
 {origin}
 
