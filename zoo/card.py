@@ -133,7 +133,7 @@ def _planner(found: Mapping[str, Any]) -> str:
     solver = dict(settings["solver"])
     name = solver.pop("name")
     parts = [
-        f"{name} ({_listed(solver)})",
+        f"{name} ({_listed(solver)})" if solver else name,
         f"horizon {settings['horizon']} blocks",
         f"{settings['execute_blocks']} of them executed",
     ]
@@ -141,7 +141,7 @@ def _planner(found: Mapping[str, Any]) -> str:
         parts.append(f"to be at the goal after {settings['arrival']} steps")
     if settings.get("warm_start"):
         parts.append("starting from the last plan")
-    if settings.get("proposals"):
+    if _proposes(settings):
         parts.append("with a controller's proposals")
     return f"Planner: {', '.join(parts)}. "
 
@@ -154,10 +154,15 @@ def planner_title(settings: Mapping[str, Any]) -> str:
     name: str = solver["name"]
     if "samples" in solver:
         name += f" {solver['samples']}×{solver['iterations']}"
-    if settings.get("proposals"):
+    if _proposes(settings):
         name += " with a controller's proposals"
     blocks = settings["execute_blocks"]
     return f"{name}, every {'block' if blocks == 1 else f'{blocks} blocks'}"
+
+
+def _proposes(settings: Mapping[str, Any]) -> bool:
+    """Whether a search started also from a controller's plans; a controller alone has settings of proposals, too."""
+    return bool(settings.get("proposals")) and settings["solver"]["name"] != "controller"
 
 
 def _host(record: Mapping[str, Any]) -> str:

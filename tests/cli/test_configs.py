@@ -7,6 +7,7 @@ import yaml
 
 from jepakit import cli
 from jepakit.datamodules.collect import Collection, collect
+from jepakit.hub import builtin_names
 from jepakit.zoo import CJEPAConfig, DINOWMConfig, LeWM, LeWMConfig, PLDMConfig, VJEPAConfig
 
 ROOT = Path(__file__).parent.parent.parent
@@ -52,6 +53,9 @@ RUNNABLE = {
 def test_every_configuration_is_tried():
     shipped = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     elsewhere = {"cluster/fsdp.yaml"}  # takes two processes: test_cluster.py
+    elsewhere |= {
+        f"plan/{name}.yaml" for name in builtin_names() if not name.endswith("-controller")
+    }  # test_builtin.py
     assert shipped == {name for names in RUNNABLE.values() for name in names} | elsewhere
 
 

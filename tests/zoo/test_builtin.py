@@ -1,19 +1,31 @@
 """The weights that ship: they load, are what their cards say, and plan."""
 
+import dataclasses
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 
+from jepakit.cli.evaluation import EvaluationPlannerConfig
 from jepakit.datamodules import TwoRoom
 from jepakit.datamodules.base import Generate
 from jepakit.datamodules.tasks import TaskConfig, environment_factory, tasks_of
+from jepakit.envs.pusht import PushT
+from jepakit.envs.tworoom import TwoRoom as TwoRoomEnv
 from jepakit.export.runtime.torch_backend import TorchBackend
 from jepakit.hub import BUILTIN, builtin_names
 from jepakit.planning import PlannerConfig
 from jepakit.planning.evaluation import EvaluationConfig, evaluate
+from jepakit.planning.evaluation.loop import assign
 from jepakit.zoo import from_pretrained
+from jepakit.zoo.controller.model import ControllerModel
 from jepakit.zoo.files import fingerprint
+from jepakit.zoo.latents import load_latent_model
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
 FAMILIES = {
     "cjepa-tworoom-nano": "CJEPA",
@@ -24,8 +36,11 @@ FAMILIES = {
 }
 
 
+CONTROLLERS = ("lewm-pusht-nano", "lewm-tworoom-nano")
+
+
 def test_these_ship():
-    assert sorted(builtin_names()) == sorted(FAMILIES)
+    assert sorted(builtin_names()) == sorted([*FAMILIES, *(f"{name}-controller" for name in CONTROLLERS)])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -43,6 +58,32 @@ def test_they_are_what_was_evaluated(name):
         imagined = module.rollout(latents, torch.zeros(1, 2, 10), torch.zeros(1, 2, 4, 10))
     assert imagined.shape == (1, 2, 4, *latents.shape[2:])
     assert imagined.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_controllers_are_those_of_their_world_models(name):
+    model = from_pretrained(f"builtin:{name}").model
+    controller = load_latent_model(ControllerModel, f"builtin:{name}-controller")
+    backend = TorchBackend(model, controller=controller, threads=1)
+    assert backend.spec.proposals == 1
+    card = (BUILTIN / f"{name}-controller" / "README.md").read_text()
+    assert f"--planner.controller_weights builtin:{name}-controller" in card
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_planner_that_was_chosen_for_them_plans(name):
+    """The overlay is what the evaluation beside the weights was made with, and one decision of it is finite."""
+    values = yaml.safe_load((CONFIGS / "plan" / f"{name}.yaml").read_text())["planner"]
+    settings = EvaluationPlannerConfig.parse(values, where=name)
+    evaluated = json.loads((BUILTIN / name / "evaluation.json").read_text())["settings"]["planner"]
+    assert json.loads(json.dumps(dataclasses.asdict(settings))) == evaluated
+    policy = settings.policy(settings.backend(from_pretrained(f"builtin:{name}").model))
+    environment = PushT(image_size=64) if "pusht" in name else TwoRoomEnv(image_size=64)
+    rng = np.random.default_rng(0)
+    state, goal = environment.sample_state(rng), environment.sample_state(rng)
+    environment.reset(seed=0, options={"state": state, "goal": goal})
+    plan = policy.rehearsal(environment, assign(environment, state, goal, rng))()
+    assert np.isfinite(plan.actions).all()
 
 
 def test_one_of_them_plans_in_rooms_it_has_not_seen(tmp_path):
