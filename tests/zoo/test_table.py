@@ -49,7 +49,10 @@ def test_what_was_not_evaluated_has_no_row(shipped):
     ("settings", "title"),
     [
         ({}, "–"),
-        ({"solver": {"name": "controller"}, "execute_blocks": 5, "proposals": {"offset": 9}}, "controller, every 5 blocks"),
+        (
+            {"solver": {"name": "controller"}, "execute_blocks": 5, "proposals": {"offset": 9}},
+            "controller, every 5 blocks",
+        ),
     ],
 )
 def test_planners_have_short_titles(settings, title):
