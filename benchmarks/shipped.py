@@ -4,7 +4,7 @@ Every shipped world model plans with the same few searches on the same validatio
 papers do, and ``timed``, continued after every block so as to end when the goal is due (``mpc.arrival``). Where a
 controller ships with it, that acts, too, and proposes to searches. The planner with the highest success is chosen, the
 quicker of equals. Its settings, an evaluation with them on test tasks, the usual probes and a card go to ``--runs``;
-with ``--install`` also to ``configs/plan/<model>.yaml`` and ``zoo/builtin/<model>``. What is there is not done again.
+with ``--install`` also to ``configs/plan/builtin/<model>.yaml`` and ``zoo/builtin/<model>``. What is there is not done again.
 A page is made of the records of all models.
 
     python benchmarks/shipped.py --models lewm-pusht-nano --install
@@ -131,7 +131,7 @@ def release(model: str, bench: Benchmark, folder: Path) -> None:
     if options.install:
         for name in (CARD_FILE, EVALUATION_FILE):
             shutil.copyfile(folder / "published" / name, BUILTIN / model / name)
-        shutil.copyfile(overlay, ROOT / "configs" / "plan" / f"{model}.yaml")
+        shutil.copyfile(overlay, ROOT / "configs" / "plan" / "builtin" / f"{model}.yaml")
 
 
 _PAGE = """# What the shipped models plan with

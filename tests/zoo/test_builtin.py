@@ -73,7 +73,7 @@ def test_controllers_are_those_of_their_world_models(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_planner_that_was_chosen_for_them_plans(name):
     """The overlay is what the evaluation beside the weights was made with, and one decision of it is finite."""
-    values = yaml.safe_load((CONFIGS / "plan" / f"{name}.yaml").read_text())["planner"]
+    values = yaml.safe_load((CONFIGS / "plan" / "builtin" / f"{name}.yaml").read_text())["planner"]
     settings = EvaluationPlannerConfig.parse(values, where=name)
     evaluated = json.loads((BUILTIN / name / "evaluation.json").read_text())["settings"]["planner"]
     assert json.loads(json.dumps(dataclasses.asdict(settings))) == evaluated
