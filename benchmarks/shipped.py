@@ -4,8 +4,8 @@ Every shipped world model plans with the same few searches on the same validatio
 papers do, and ``timed``, continued after every block so as to end when the goal is due (``mpc.arrival``). Where a
 controller ships with it, that acts, too, and proposes to searches. The planner with the highest success is chosen, the
 quicker of equals. Its settings, an evaluation with them on test tasks, the usual probes and a card go to ``--runs``;
-with ``--install`` also to ``configs/plan/builtin/<model>.yaml`` and ``zoo/builtin/<model>``. What is there is not done again.
-A page is made of the records of all models.
+with ``--install`` also to ``configs/plan/builtin/<model>.yaml`` and ``zoo/builtin/<model>``. What is there is not done
+again. A page is made of the records of all models.
 
     python benchmarks/shipped.py --models lewm-pusht-nano --install
 """
