@@ -188,7 +188,9 @@ def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]], cost: Cos
     rates = {name: _rate(chosen, name) for name in chosen[0] if name not in DEAR} if chosen else {}
     contest = [name for name in rates if name in cost]
     best = min(contest, key=lambda name: (-rates[name], cost[name]["p50"])) if contest else None
-    for name in results[0]:
+    for name in ("random", *cost, "scripted"):
+        if not all(name in result for result in results):
+            continue
         found = [result[name] for result in results]
         solved = _solved(results, name)
         paired = "–"
