@@ -52,6 +52,18 @@ SEARCHES = {
 }
 
 
+def proposed(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """CEM of several sizes from a controller's proposals, by name; ``settings`` are all but the search's."""
+    sizes = ((64, 4), (32, 4), (32, 2))
+    return {
+        f"{CONTROLLER} + timed CEM {samples}×{iterations}": {
+            **settings,
+            **search("cem", samples, iterations, elites=8),
+        }
+        for samples, iterations in sizes
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """A ``lightning fit`` whose weights lie in ``folder``."""
@@ -157,11 +169,7 @@ class Planners:
             CONTROLLER: (self.single, follow),
             "controller, 8 modes": (self.several, follow),
             "controller, 8 modes, ranked": (self.several, {**from_controller, **search("random_shooting", 8, 1)}),
-            **{
-                f"{CONTROLLER} + timed CEM {samples}×{iterations}": (self.single, {**from_controller, **smaller})
-                for samples, iterations in ((64, 4), (32, 4), (32, 2))
-                for smaller in (search("cem", samples, iterations, elites=8),)
-            },
+            **{name: (self.single, values) for name, values in proposed(from_controller).items()},
             "DINO-WM: controller": (self.patches, follow),
         }
 

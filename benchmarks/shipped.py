@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from beyond_planners import HORIZON, search
+from beyond_planners import HORIZON, SEARCHES, proposed, search
 from compare import FAMILIES
 from harness import Benchmark, start
 from runs import ROOT, files, interval, lightning, load_data, origin, write_page
@@ -41,12 +41,7 @@ PROBES = ("LinearProbe", "OpenLoopError", "SurpriseProbe", "FidelityProbe")
 
 def candidates(model: str) -> dict[str, dict[str, Any]]:
     """Every planner's plain values by its name."""
-    small = search("cem", 64, 4, elites=8)
-    searches = {
-        "CEM 64×4": small,
-        "iCEM 64×4": search("icem", 64, 4, elites=8),
-        "random shooting 32×3": search("random_shooting", 32, 3),
-    }
+    searches = {name: SEARCHES[name] for name in ("CEM 64×4", "iCEM 64×4", "random shooting 32×3")}
     whole = {"horizon": HORIZON, "execute_blocks": HORIZON}
     often = {"horizon": HORIZON, "execute_blocks": 1}
     timed = {**often, "arrival": OFFSET, "warm_start": True}
@@ -57,9 +52,7 @@ def candidates(model: str) -> dict[str, dict[str, Any]]:
         asked = {"offset": OFFSET, "least_offset": 5}
         theirs = {"controller_weights": f"builtin:{model}{CONTROLLER}", "controller": asked}
         planners["controller"] = {"solver": "controller", **theirs, "mpc": often}
-        for settings in (small, search("cem", 32, 4, elites=8)):
-            size = "×".join(str(settings["cem"][key]) for key in ("samples", "iterations"))
-            planners[f"controller + timed CEM {size}"] = {**settings, **theirs, "proposals": True, "mpc": timed}
+        planners |= proposed({**theirs, "proposals": True, "mpc": timed})
     return {name: {**settings, "bounded": True, "threads": 1} for name, settings in planners.items()}
 
 

@@ -53,9 +53,8 @@ RUNNABLE = {
 def test_every_configuration_is_tried():
     shipped = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     elsewhere = {"cluster/fsdp.yaml"}  # takes two processes: test_cluster.py
-    elsewhere |= {
-        f"plan/builtin/{name}.yaml" for name in builtin_names() if not name.endswith("-controller")
-    }  # test_builtin.py
+    models = (name for name in builtin_names() if not name.endswith("-controller"))
+    elsewhere |= {f"plan/builtin/{name}.yaml" for name in models}  # test_builtin.py
     assert shipped == {name for names in RUNNABLE.values() for name in names} | elsewhere
 
 
