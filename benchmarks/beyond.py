@@ -37,7 +37,7 @@ from jepakit.datamodules.tasks import TaskConfig, environment_factory, tasks_of
 from jepakit.envs.base import GoalEnv
 from jepakit.envs.tworoom import WALL_X, TwoRoom, TwoRoomExpert
 from jepakit.planning import Policy, RandomPolicy, Scripted
-from jepakit.planning.evaluation import EvaluationConfig, Manifest, evaluate, mcnemar_test, measure_latency
+from jepakit.planning.evaluation import EvaluationConfig, Manifest, evaluate, measure_latency, paired_test
 from jepakit.planning.evaluation.files import write_json
 from jepakit.planning.evaluation.loop import assign
 from jepakit.planning.evaluation.manifest import draw_tasks
@@ -195,7 +195,8 @@ def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]], cost: Cos
         solved = _solved(results, name)
         paired = "–"
         if REFERENCE in results[0] and name != REFERENCE:
-            paired = f"{mcnemar_test(solved, _solved(results, REFERENCE)):.2g}"
+            pairs = [(_solved([result], name), _solved([result], REFERENCE)) for result in results]
+            paired = f"{paired_test(*pairs):.2g}"
         jerk = [outcomes["jerk"] for outcomes in found if outcomes["jerk"] is not None]
         cells = [
             f"**{name}**" if name == best else name,
@@ -224,13 +225,13 @@ _PAGE = """# Beyond search
 
 Written by `python benchmarks/beyond.py {arguments}`. Nano models, {tasks} test tasks per seed and list (the same for
 all planners and seeds), budget twice the offset, PyTorch on one thread. Wilson's interval is over the tasks of all
-seeds together; tasks repeat over seeds, so it is narrower than the spread over new tasks would be. p is McNemar's exact
-test on the same tasks. Bold: the planner with the highest success on {tasks} *validation* tasks per seed, the quicker
-of equals; those without a figure there were too slow to take part. Milliseconds are those of a decision, which encodes
-one frame and plans, two-level ones with their subgoal. Searches execute the 5 blocks of a plan; "timed" ones and
-controllers execute one. Timed searches start from what the last plan left, and plan to be at the goal after as many
-steps as it is away (`mpc.arrival`). MFLOP are those of a decision's matrix products. Jerk is the mean norm of the raw
-actions' second difference.
+seeds together; tasks repeat over seeds, so it is narrower than the spread over new tasks would be. p is that of an
+exact permutation test whose unit is the task with all its seeds (`paired_test`). Bold: the planner with the highest
+success on {tasks} *validation* tasks per seed, the quicker of equals; those without a figure there were too slow to
+take part. Milliseconds are those of a decision, which encodes one frame and plans, two-level ones with their subgoal.
+Searches execute the 5 blocks of a plan; "timed" ones and controllers execute one. Timed searches start from what the
+last plan left, and plan to be at the goal after as many steps as it is away (`mpc.arrival`). MFLOP are those of a
+decision's matrix products. Jerk is the mean norm of the raw actions' second difference.
 
 {origin}
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jepakit.planning.evaluation.protocol import evaluate as evaluate
     from jepakit.planning.evaluation.report import Evaluation as Evaluation
     from jepakit.planning.evaluation.report import PolicyResult as PolicyResult
-    from jepakit.planning.evaluation.statistics import mcnemar_test as mcnemar_test
+    from jepakit.planning.evaluation.statistics import paired_test as paired_test
     from jepakit.planning.evaluation.statistics import wilson_interval as wilson_interval
 
 __getattr__, __dir__ = lazy(
@@ -35,7 +35,7 @@ __getattr__, __dir__ = lazy(
         "manifest": ("Manifest", "Task", "draw_tasks"),
         "protocol": ("EvaluationConfig", "evaluate"),
         "report": ("Evaluation", "PolicyResult"),
-        "statistics": ("mcnemar_test", "wilson_interval"),
+        "statistics": ("paired_test", "wilson_interval"),
     },
 )
 __all__ = __dir__()

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
+import numpy as np
+
 
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a success rate (Wilson 1927; equation 4 of Brown, Cai and DasGupta 2001).
@@ -22,15 +24,20 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def mcnemar_test(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Exact two-sided p-value of McNemar's test (1947) that two policies solve the same tasks equally often.
+def paired_test(*seeds: tuple[Sequence[bool], Sequence[bool]]) -> float:
+    """Exact two-sided p-value that two policies solve the same tasks equally often.
 
-    Only tasks that one solved and the other did not count: under the hypothesis, each is a fair coin.
+    ``seeds`` are outcomes of the first and of the second policy, by task, for every training seed. Per task, what the
+    first solved more often than the second, over all seeds, has either sign with equal probability under the hypothesis
+    (Fisher's permutation test of pairs, 1935): seeds share tasks, so a task is one draw, not several. With one seed
+    this is McNemar's exact test (1947).
     """
-    if len(first) != len(second) or not first:
-        raise ValueError(f"outcomes: found {len(first)} and {len(second)}, expected the same tasks, at least one")
-    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
-    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
-    trials = only_first + only_second
-    fewest = sum(math.comb(trials, k) for k in range(min(only_first, only_second) + 1))
-    return min(1.0, math.ldexp(fewest, 1 - trials))
+    if not seeds or any({len(one) for one in pair} != {len(seeds[0][0])} for pair in seeds) or not seeds[0][0]:
+        sizes = ", ".join(f"{len(first)} and {len(second)}" for first, second in seeds) or "none"
+        raise ValueError(f"outcomes: found {sizes}, expected the same tasks, at least one")
+    first, second = (np.array(half, int).sum(0) for half in zip(*seeds, strict=True))
+    distribution, difference = np.ones(1), first - second
+    for size in np.abs(difference):  # of the sum over the tasks so far, every second value
+        distribution = np.convolve(distribution, np.bincount([0, size], minlength=size + 1) / 2)
+    values = np.abs(2 * np.arange(len(distribution)) - (len(distribution) - 1))
+    return min(1.0, float(distribution[values >= abs(int(difference.sum()))].sum()))

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, permutation_test
 
-from jepakit.planning.evaluation import mcnemar_test, measure_latency, wilson_interval
+from jepakit.planning.evaluation import measure_latency, paired_test, wilson_interval
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 50), (1, 50), (43, 50), (50, 50), (96, 200), (1, 1)])
@@ -28,17 +28,41 @@ def test_impossible_counts_are_refused(successes, trials):
 @pytest.mark.parametrize(
     ("both", "first", "second", "neither"), [(30, 9, 1, 10), (0, 5, 5, 0), (50, 0, 0, 0), (1, 0, 7, 2)]
 )
-def test_mcnemar_equals_a_binomial_test_of_the_tasks_that_differ(both, first, second, neither):
+def test_with_one_seed_a_pair_is_a_coin_for_every_task_that_differs(both, first, second, neither):
     a = [True] * both + [True] * first + [False] * second + [False] * neither
     b = [True] * both + [False] * first + [True] * second + [False] * neither
     expected = binomtest(first, first + second).pvalue if first + second else 1.0
-    assert mcnemar_test(a, b) == pytest.approx(expected)
-    assert mcnemar_test(b, a) == mcnemar_test(a, b)
+    assert paired_test((a, b)) == pytest.approx(expected)
+    assert paired_test((b, a)) == paired_test((a, b))
 
 
-def test_mcnemar_wants_the_same_tasks():
-    with pytest.raises(ValueError, match="outcomes: found 2 and 1, expected the same tasks"):
-        mcnemar_test([True, False], [True])
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_seeds_share_tasks_so_a_task_is_one_draw(seeds):
+    rng = np.random.default_rng(seeds)
+    outcomes = rng.random((seeds, 2, 10)) < [[0.7], [0.3]]
+    difference = (outcomes[:, 0].astype(int) - outcomes[:, 1]).sum(0)
+    # as many resamples as there are signs: exact
+    expected = permutation_test((difference,), np.sum, permutation_type="samples", n_resamples=1 << 10).pvalue
+    assert paired_test(*outcomes.tolist()) == pytest.approx(expected)
+
+
+def test_seeds_that_agree_are_no_more_evidence_than_one():
+    first, second = [True] * 8 + [False], [False] * 8 + [True]
+    assert paired_test((first, second), (first, second)) == paired_test((first, second))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "found"),
+    [
+        ([([True, False], [True])], "2 and 1"),
+        ([([True], [True]), ([True, False], [True, True])], "1 and 1, 2 and 2"),
+        ([([], [])], "0 and 0"),
+        ([], "none"),
+    ],
+)
+def test_paired_outcomes_are_of_the_same_tasks(seeds, found):
+    with pytest.raises(ValueError, match=f"outcomes: found {found}, expected the same tasks, at least one"):
+        paired_test(*seeds)
 
 
 def test_latency_counts_the_timed_calls_only(monkeypatch):
