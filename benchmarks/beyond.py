@@ -201,7 +201,7 @@ def table(results: list[dict[str, Any]], chosen: list[dict[str, Any]], cost: Cos
         cells = [
             f"**{name}**" if name == best else name,
             f"{100 * np.mean(solved):.0f} %",
-            interval(sum(solved), len(solved)),
+            interval(sum(solved), len(solved), seeds=len(found)),
             ", ".join(f"{100 * _rate([result], name):.0f}" for result in results),
             f"{100 * rates[name]:.0f} %" if name in rates else "–",
             paired,
@@ -224,11 +224,11 @@ def _rate(results: list[dict[str, Any]], name: str) -> float:
 _PAGE = """# Beyond search
 
 Written by `python benchmarks/beyond.py {arguments}`. Nano models, {tasks} test tasks per seed and list (the same for
-all planners and seeds), budget twice the offset, PyTorch on one thread. Wilson's interval is over the tasks of all
-seeds together; tasks repeat over seeds, so it is narrower than the spread over new tasks would be. p is that of an
-exact permutation test whose unit is the task with all its seeds (`paired_test`). Bold: the planner with the highest
-success on {tasks} *validation* tasks per seed, the quicker of equals; those without a figure there were too slow to
-take part. Milliseconds are those of a decision, which encodes one frame and plans, two-level ones with their subgoal.
+all planners and seeds), budget twice the offset, PyTorch on one thread. A task with all its seeds is one draw: Wilson's
+interval is that of {tasks} draws, which is rather too wide, and p that of an exact permutation test (`paired_test`).
+Bold: the planner with the highest success on {tasks} *validation* tasks per seed, the quicker of equals; those without
+a figure there were too slow to take part. Milliseconds are those of a decision, which encodes one frame and plans,
+two-level ones with their subgoal.
 Searches execute the 5 blocks of a plan; "timed" ones and controllers execute one. Timed searches start from what the
 last plan left, and plan to be at the goal after as many steps as it is away (`mpc.arrival`). MFLOP are those of a
 decision's matrix products. Jerk is the mean norm of the raw actions' second difference.

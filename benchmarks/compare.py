@@ -150,17 +150,16 @@ def _row(policies: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
     by_seed = ", ".join(f"{100 * policy['rate']:.0f}" for policy in policies) if runs else "–"
     minutes = [median([run["cpu_seconds"][part] for run in runs]) / 60 if runs else 0 for part in ("fit", "evaluate")]
     cpu = " | ".join(f"{value:.1f} min" if runs else "–" for value in minutes)
-    return f"{100 * successes / tasks:.0f} % | {interval(successes, tasks)} | {by_seed} | {cpu}"
+    return f"{100 * successes / tasks:.0f} % | {interval(successes, tasks, seeds=len(policies))} | {by_seed} | {cpu}"
 
 
 _PAGE = """# Nano models side by side
 
 Written by `python {command}`: {done} of {runs} runs. As many training windows for every model (128 per step, C-JEPA
 64), {seeds} seeds, {tasks} tasks per run (the same ones for every model and seed, goals 25 steps away, budget 50,
-planner of `configs/plan/nano.yaml`). The interval is Wilson's over the tasks of all seeds together;
-tasks repeat over seeds, so it is narrower than the spread over new tasks would be. Training is the median CPU time of
-`lightning fit` on one thread, data at hand, evaluation that of `lightning evaluate` with its baselines; DINO-WM's
-training does not include its encoder's, LeWM's.
+planner of `configs/plan/nano.yaml`). A task with all its seeds is one draw: Wilson's interval is that of {tasks}
+draws, which is rather too wide. Training is the median CPU time of `lightning fit` on one thread, data at hand,
+evaluation that of `lightning evaluate` with its baselines; DINO-WM's training does not include its encoder's, LeWM's.
 
 {origin}
 

@@ -69,9 +69,12 @@ def load_data(environment: str, *flags: str) -> EpisodeDataModule:
     return data
 
 
-def interval(successes: int, tasks: int) -> str:
-    """Wilson's 95 % interval in per cent."""
-    low, high = wilson_interval(successes, tasks)
+def interval(successes: int, tasks: int, *, seeds: int = 1) -> str:
+    """Wilson's 95 % interval in per cent, ``successes`` and ``tasks`` over all seeds together.
+
+    Seeds share tasks, so a task is one draw, not several: its mean over the seeds varies at most as much as an outcome.
+    """
+    low, high = wilson_interval(successes / seeds, tasks // seeds)
     return f"{100 * low:.0f} – {100 * high:.0f} %"
 
 

@@ -9,10 +9,11 @@ from statistics import NormalDist
 import numpy as np
 
 
-def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a success rate (Wilson 1927; equation 4 of Brown, Cai and DasGupta 2001).
 
-    Unlike the normal approximation it stays inside [0, 1] and has a width at 0 % and 100 %.
+    Unlike the normal approximation it stays inside [0, 1] and has a width at 0 % and 100 %. ``successes`` need not be
+    whole: of tasks that several seeds were run on, it is the sum of their means.
     """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"successes: found {successes} of {trials} trials, expected 0 to trials and at least 1 trial")

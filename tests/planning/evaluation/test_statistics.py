@@ -19,6 +19,11 @@ def test_wilson_interval_of_a_published_example():
     assert high == pytest.approx(1.959964**2 / (5 + 1.959964**2), abs=1e-6)
 
 
+def test_wilson_interval_of_a_mean_over_seeds_lies_between_its_neighbours():
+    below, found, above = (np.asarray(wilson_interval(successes, 50)) for successes in (48, 48 + 1 / 3, 49))
+    assert np.all((below < found) & (found < above))
+
+
 @pytest.mark.parametrize(("successes", "trials"), [(-1, 5), (6, 5), (0, 0)])
 def test_impossible_counts_are_refused(successes, trials):
     with pytest.raises(ValueError, match=f"successes: found {successes} of {trials} trials"):
