@@ -11,6 +11,7 @@ from pathlib import Path
 import jepakit
 import jepakit.planning
 from jepakit.cli import main, with_packaged_configs
+from jepakit.hub import BUILTIN, builtin_names
 
 package = Path(jepakit.__file__).parent
 assert "site-packages" in str(package), package
@@ -21,6 +22,11 @@ for name in ("zoo", "datamodules", "envs", "callbacks", "planning", "export", "c
 [_, config] = with_packaged_configs(["-c", "configs/lewm.yaml"])
 assert Path(config).is_file(), config
 assert Path(config).is_relative_to(package), config
+assert BUILTIN.is_relative_to(package), BUILTIN
+assert "lewm-tworoom-nano" in builtin_names(), builtin_names()
+for name in builtin_names():
+    for file in ("config.json", "model.safetensors", "training.json", "README.md"):
+        assert (BUILTIN / name / file).is_file(), f"{name}/{file}"
 assert main(["--help"]) == 0
 lightning = Path(sys.executable).with_name("lightning")
 answer = subprocess.run([lightning, "fit", "-c", "configs/lewm.yaml"], capture_output=True, text=True, check=False)

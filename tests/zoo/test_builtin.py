@@ -36,11 +36,8 @@ FAMILIES = {
 }
 
 
-CONTROLLERS = ("lewm-pusht-nano", "lewm-tworoom-nano")
-
-
 def test_these_ship():
-    assert sorted(builtin_names()) == sorted([*FAMILIES, *(f"{name}-controller" for name in CONTROLLERS)])
+    assert sorted(builtin_names()) == sorted([*FAMILIES, *(f"{name}-controller" for name in FAMILIES)])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -60,13 +57,15 @@ def test_they_are_what_was_evaluated(name):
     assert imagined.isfinite().all()
 
 
-@pytest.mark.parametrize("name", CONTROLLERS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_controllers_are_those_of_their_world_models(name):
     model = from_pretrained(f"builtin:{name}").model
     controller = load_latent_model(ControllerModel, f"builtin:{name}-controller")
     backend = TorchBackend(model, controller=controller, threads=1)
     assert backend.spec.proposals == 1
-    card = (BUILTIN / f"{name}-controller" / "README.md").read_text()
+    folder = BUILTIN / f"{name}-controller"
+    assert max(file.stat().st_size for file in folder.iterdir()) <= 8e6
+    card = (folder / "README.md").read_text()
     assert f"--planner.controller_weights builtin:{name}-controller" in card
 
 
