@@ -163,8 +163,7 @@ class CJEPAModel(WorldModel):
         shown = a.shape[1]
         if self.training:
             shown = draw_history(shown, short_share=config.short_share, generator=generator)
-        first = a.shape[1] - shown
-        losses = self.objective(z[:, first:], a[:, first:], hidden)
+        losses = self.objective(z[:, : shown + config.future], a[:, :shown], hidden)
         return Losses(total=losses.total, terms=losses.terms, outputs={**losses.outputs, "latents": z})
 
     def objective(self, z: Tensor, a: Tensor, hidden: Tensor) -> Losses:

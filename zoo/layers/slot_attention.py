@@ -23,7 +23,12 @@ _LEAST_SHARE = 1e-4  # of a clip's pixels: the slope of a square root is infinit
 
 
 class SlotAttention(nn.Module):
-    """Slots compete for positions: softmax over slots, weighted mean over positions, GRU, MLP (algorithm 1)."""
+    """Slots compete for positions: softmax over slots, weighted mean over positions (algorithm 1), MLP.
+
+    In the paper a GRU carries the slot itself from iteration to iteration. Here it carries a state that only says where
+    to look; the slot is what is seen there. A carried slot changes at every iteration, also where nothing moves: those
+    of a goal, encoded alone, would not be those of the same picture at a clip's end.
+    """
 
     def __init__(self, width_in: int, slot_dim: int, *, hidden: int) -> None:
         super().__init__()
@@ -39,24 +44,26 @@ class SlotAttention(nn.Module):
         with torch.no_grad():
             self.to_q.weight.mul_(_SHARPNESS)  # slots must differ from the start to become different
 
-    def forward(self, inputs: Tensor, slots: Tensor, *, iterations: int, learn_start: bool = False) -> Tensor:
-        """Update slots (M, N, D) ``iterations`` times from inputs (M, L, C).
+    def forward(
+        self, inputs: Tensor, state: Tensor, *, iterations: int, learn_start: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Slots (M, N, D) and the state (M, N, D) that ``iterations`` make of ``state`` and inputs (M, L, C).
 
-        With ``learn_start`` only the last iteration has gradients, and it hands them to ``slots`` as if these had come
-        to it unchanged: what slots start from is learned (BO-QSA, arXiv 2210.08990, section 3.2).
+        With ``learn_start`` only the last iteration has gradients, and it hands them to ``state`` as if it had come to
+        it unchanged: what slots start from is learned (BO-QSA, arXiv 2210.08990, section 3.2).
         """
         k, v = self.to_kv(self.input_norm(inputs)).chunk(2, dim=-1)
         k = k * k.shape[-1] ** -0.5
-        start, taught = slots, learn_start and self.training and torch.is_grad_enabled()
+        start, taught = state, learn_start and self.training and torch.is_grad_enabled()
+        seen = state
         for iteration in range(iterations):
             if taught and iteration == iterations - 1:
-                slots = slots.detach() + start - start.detach()
-            q = self.to_q(self.slot_norm(slots))
+                state = state.detach() + start - start.detach()
+            q = self.to_q(self.slot_norm(state))
             attention = (q @ k.transpose(1, 2)).softmax(dim=1) + _EPSILON
-            updates = (attention / attention.sum(dim=2, keepdim=True)) @ v
-            slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
-            slots = slots + self.mlp(slots)
-        return slots
+            seen = (attention / attention.sum(dim=2, keepdim=True)) @ v
+            state = self.gru(seen.flatten(0, 1), state.flatten(0, 1)).view_as(state)
+        return seen + self.mlp(seen), state
 
 
 class SlotEncoder(nn.Module):
@@ -64,7 +71,7 @@ class SlotEncoder(nn.Module):
 
     Every slot has a start of its own, which is learned: slots that start alike would have to part before they can find
     anything, and some never do. Which slot takes which object is arbitrary all the same. Later frames start from the
-    slots of the frame before, so that an object keeps its slot, and need fewer iterations.
+    states of the frame before, so that an object keeps its slot, and need fewer iterations.
 
     ``front`` turns the clip's frames (M, …) into inputs (M, L, ``width_in``).
     """
@@ -89,11 +96,11 @@ class SlotEncoder(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, T, …) to slots (B, T, N, D)."""
         inputs = self.front(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        slots = self.start.expand(frames.shape[0], -1, -1)
+        state = self.start.expand(frames.shape[0], -1, -1)
         found = []
         for index in range(frames.shape[1]):
             iterations = self.later_iterations if index else self.iterations
-            slots = self.attention(inputs[:, index], slots, iterations=iterations, learn_start=index == 0)
+            slots, state = self.attention(inputs[:, index], state, iterations=iterations, learn_start=index == 0)
             found.append(slots)
         return torch.stack(found, dim=1)
 
