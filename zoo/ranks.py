@@ -25,6 +25,16 @@ def ranks() -> tuple[int, int]:
     return 0, 1
 
 
+def leave() -> None:
+    """Leave the process group, if there is one, once what was sent is done.
+
+    Lightning does so with NCCL only. gloo's threads hand tensors back to Python; one that still does while Python exits
+    aborts the process ("terminate called without an active exception").
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def average(x: Tensor) -> Tensor:
     """Mean of ``x`` over the ranks; gradients are those of the mean loss of all ranks."""
     if ranks()[1] == 1:

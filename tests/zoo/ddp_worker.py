@@ -3,7 +3,8 @@
 In float64: what is zero in exact arithmetic, such as the gradient of a bias before a batch norm, AdamW divides by its
 own size, so that rounding decides where it goes. Alone, or under `python -m torch.distributed.run`. Arguments: STORE
 FOLDER, and `dies` for a run whose second process kills itself, or `sharded` for one whose processes share parameters;
-that is in float32, which is all that Lightning's strategy for it can do, and of families without such gradients.
+that is in float32, which is all that Lightning's strategy for it can do, and of families without such gradients. With
+`leaves` nothing is trained: the processes leave while much of what they sent is still under way.
 """
 
 import json
@@ -19,7 +20,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from jepakit.datamodules import TwoRoom
 from jepakit.zoo import CJEPA, DINOWM, PLDM, VJEPA, LeWM, save_pretrained
-from jepakit.zoo.ranks import average, ranks
+from jepakit.zoo.ranks import average, leave, ranks
 
 STEPS, BATCH = 20, 16
 SHARDED = ("fastlewm", "cjepa", "vjepa")
@@ -98,11 +99,20 @@ def train(build, store, mode):
     return curve.losses
 
 
+def send_much():
+    """Sums of 4,000 tensors of which half are waited for and none is kept."""
+    sent = [torch.distributed.all_reduce(torch.zeros(8), async_op=True) for _ in range(4000)]
+    sent[len(sent) // 2].wait()
+
+
 def main(store, folder, mode):
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     if torch.distributed.is_torchelastic_launched():
         torch.distributed.init_process_group("gloo")
+    if mode == "leaves":
+        send_much()
+        return
     chosen = {name: build for name, build in families(folder).items() if mode != "sharded" or name in SHARDED}
     found = {name: train(build, store, mode) for name, build in chosen.items()}
     if ranks()[0] == 0:
@@ -111,3 +121,4 @@ def main(store, folder, mode):
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]), "".join(sys.argv[3:]))
+    leave()

@@ -58,3 +58,9 @@ def test_a_process_that_dies_ends_the_run_with_a_message(store, tmp_path):
     assert done.returncode != 0
     assert "SIGKILL" in done.stderr  # torchrun names the signal and the rank
     assert not (tmp_path / "losses.json").exists()
+
+
+def test_processes_leave_when_what_they_sent_is_done(store, tmp_path):
+    """Without ``leave`` most such runs are aborted: gloo's threads meet a Python that is on its way out."""
+    done = run(TWO, store, tmp_path, "leaves")
+    assert done.returncode == 0, done.stderr

@@ -35,7 +35,7 @@ from jepakit.zoo import from_pretrained
 from jepakit.zoo.files import fingerprint
 from jepakit.zoo.module import TrainingModule
 from jepakit.zoo.publish import Publication, publish
-from jepakit.zoo.ranks import whole_state
+from jepakit.zoo.ranks import leave, whole_state
 from jepakit.zoo.weights import TRAINING_FILE, load_model, save_pretrained
 
 
@@ -357,4 +357,5 @@ def run_application(arguments: list[str]) -> App:
 def run(arguments: list[str]) -> int:
     """Run one subcommand; returns the exit code."""
     run_application(arguments)
+    leave()  # not after an error: others may never answer what is still being sent
     return 0
