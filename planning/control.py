@@ -132,8 +132,9 @@ class ControlLoop:
     """Drives one robot to a goal by planning with a world model.
 
     ``start`` sets the goal; then either ``run`` keeps the pace itself, or ``step`` is called once per period. After a
-    fault the model's memory of past frames and the plan are dropped, because the robot did something else; with the
-    next good frame it plans anew, as at the start. Actions are clipped to the model's action bounds.
+    fault, or a pause longer than two periods, the model's memory of past frames and the plan are dropped, because the
+    robot did something else; with the next good frame it plans anew, as at the start. Actions are clipped to the
+    model's action bounds.
 
     Args:
         policy: what plans, for example ``bundle.policy(backend)``.
@@ -199,6 +200,8 @@ class ControlLoop:
         if not self._started:
             raise RuntimeError("ControlLoop.step: called before start(), which sets the goal")
         began = self._clock()
+        if self._sent_at is not None and began - self._sent_at > 2 * self.config.period:
+            self.policy.forget()
         command = self._refused(sight, began)
         if command is None:
             assert sight is not None
@@ -302,15 +305,15 @@ class ControlLoop:
             took = self._clock() - began
             self._plan_times.append(took)
             if not np.isfinite(plan.actions).all():
-                return self._safe("bad_plan", f"found {int((~np.isfinite(plan.actions)).sum())} numbers not finite")
+                detail = f"found {int((~np.isfinite(plan.actions)).sum())} numbers not finite"
+                return self._safe("bad_plan", detail, unsent=1)
             if took > self.config.period:
-                return self._safe(
-                    "missed_deadline", f"planning took {took:.3f} s of a period of {self.config.period} s"
-                )
+                detail = f"planning took {took:.3f} s of a period of {self.config.period} s"
+                return self._safe("missed_deadline", detail, unsent=1)
         return Command(action=np.clip(action, self._spec.action_low, self._spec.action_high))
 
-    def _safe(self, fault: Fault, detail: str) -> Command:
-        self.policy.forget()
+    def _safe(self, fault: Fault, detail: str, *, unsent: int = 0) -> Command:
+        self.policy.forget(unsent=unsent)
         hold = self.config.on_fault == "hold" and self._sent is not None and self._held < self.config.hold_steps
         self._held += 1
         action = self._sent if hold and self._sent is not None else self._stop

@@ -110,7 +110,7 @@ class MPCPolicy:
     def reset(self, assignments: Sequence[Assignment], budget: int) -> None:
         """See :class:`jepakit.planning.policies.Policy`; encodes the goals."""
         spec = self.planner.backend.spec
-        self._step = 0
+        self._step = self._phase = 0  # actions taken; of them, those of the block that is under way
         self._aimed = False
         self.expect(None)
         self._rngs = [assignment.rng for assignment in assignments]
@@ -133,13 +133,14 @@ class MPCPolicy:
         """
         spec = self.planner.backend.spec
         rows = np.asarray(active, dtype=np.intp)
-        offset = self._step % spec.frame_skip
+        offset = self._phase
         if offset == 0:
             self._remember(views, rows)
             if self._aimed or self._executed == min(self.config.execute_blocks, self._plan.shape[1]):
                 self._replan(rows, deadline)
             self._executed += 1
         self._step += 1
+        self._phase = (offset + 1) % spec.frame_skip
         columns = slice(offset * spec.action_dim, (offset + 1) * spec.action_dim)
         return self._plan[rows, self._executed - 1, columns]
 
@@ -168,16 +169,17 @@ class MPCPolicy:
         if self.proposals is not None and offset is not None:
             self._begun -= max(self.proposals.offset - offset, 0)
 
-    def forget(self) -> None:
+    def forget(self, *, unsent: int = 0) -> None:
         """Drop the plan and what was seen, because the robot did something else; the next action begins a new plan.
 
-        The goals stay, and so does the count of steps, up to the next block boundary.
+        The goals stay, and so does how far away they are thought to be: a robot that stands still comes no nearer. The
+        last ``unsent`` actions, which were not executed, do not count as steps towards them.
         """
         self._memories = [_Memory() for _ in self._memories]
         self._plan = self._plan[:, :0]
         self._guesses = None
-        self._executed = 0
-        self._step += -self._step % self.planner.backend.spec.frame_skip
+        self._executed = self._phase = 0
+        self._step -= unsent
 
     def describe(self) -> dict[str, Any]:
         """See :class:`jepakit.planning.policies.Policy`."""

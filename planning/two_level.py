@@ -83,10 +83,12 @@ class TwoLevelPolicy(MPCPolicy):
         """See :class:`jepakit.planning.policies.Policy`."""
         super().reset(assignments, budget)
         self._final = None if self._goals is None else self._goals.copy()
+        self._look = 0  # the step after which a new subgoal is looked for
 
     def act(self, views: Sequence[View], active: Sequence[int], *, deadline: float | None = None) -> Action:
         """See :class:`jepakit.planning.MPCPolicy`; a new subgoal every ``replan`` steps, until the goal is near."""
-        if self._step % self.levels.replan == 0:
+        if self._phase == 0 and self._step >= self._look:
+            self._look = self._step + self.levels.replan
             rows = np.asarray(active, dtype=np.intp)
             self.aim(self._subgoals(views, rows), rows, offset=min(self.reach, self._left))
         return super().act(views, active, deadline=deadline)

@@ -336,6 +336,59 @@ def test_a_plan_ends_when_the_goal_is_due(toy):
         assert [query[2].shape[2] for query in robot.backend.scored[::4]] == expected
 
 
+def horizons(robot):
+    """Of the plans that were made; the toy's search scores four times for each."""
+    return [query[2].shape[2] for query in robot.backend.scored[::4]]
+
+
+def on_time(toy):
+    robot = Robot(toy)
+    robot.policy.config = MPCConfig(horizon=5, execute_blocks=1, arrival=25)
+    robot.loop.start(robot.world.picture(robot.goal))
+    robot.backend.scored.clear()
+    return robot
+
+
+def test_a_robot_that_stands_still_comes_no_nearer(toy):
+    robot = on_time(toy)
+    encode = robot.backend.encode
+
+    def slow(*arguments):
+        robot.clock.now += 1.5 * PERIOD
+        return encode(*arguments)
+
+    robot.backend.encode = slow
+    assert {robot.tick().fault for _ in range(6)} == {"missed_deadline"}
+    robot.backend.encode = encode
+    assert [robot.tick().fault for _ in range(10)] == [None] * 10
+    assert horizons(robot) == [5] * 6 + [5, 4]
+
+
+def test_only_the_steps_that_were_taken_count(toy):
+    """Two of the first block, then the camera fails: the goal, due after 25 steps, is 23 away, then 18."""
+    robot = on_time(toy)
+    robot.tick()
+    robot.tick()
+    for _ in range(3):
+        robot.loop.step(None)
+    for _ in range(6):
+        robot.tick()
+    assert horizons(robot) == [5, 5, 4]
+
+
+def test_after_a_pause_the_plan_is_made_anew(robot):
+    for _ in range(12):
+        robot.tick()
+    before = len(robot.backend.scored)
+    robot.clock.now += PERIOD
+    robot.tick()
+    assert len(robot.backend.scored) == before  # a period late: the plan goes on
+    robot.clock.now += 2 * PERIOD
+    assert robot.tick().fault is None
+    history, past_actions, *_ = robot.backend.scored[before]
+    assert (history.shape[1], past_actions.shape[1]) == (1, 0)
+
+
 def test_wrong_use_is_said_before_anything_moves(toy):
     policy = toy.make_mpc(iterations=1)
     loop = ControlLoop(policy, ControlConfig(period=PERIOD, stop_action=STOP))
