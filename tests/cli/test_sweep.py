@@ -1,14 +1,20 @@
 """Sweeps: every combination once, failures named, what is done is left alone, the same in processes and on Ray."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from jepakit import cli
-from jepakit.cli.sweep import points
+from jepakit.cli.sweep import execute, points
+from jepakit.hub import BUILTIN
 from jepakit.zoo import from_pretrained
 
 
@@ -43,6 +49,46 @@ def test_every_combination_once(tmp_path):
 def test_wrong_usage_is_named(arguments, said, capsys):
     assert cli.main(["sweep", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_results_of_another_command_are_not_taken_for_this_ones(tmp_path, capsys):
+    written = tmp_path / "a=1" / "weights" / "training.json"
+    written.parent.mkdir(parents=True)
+    shutil.copyfile(BUILTIN / "lewm-tworoom-nano" / "training.json", written)
+    command = ["sweep", "--out", str(tmp_path), "--over", "x.a", "1", "--", "fit", "-c"]
+    assert cli.main([*command, "one.yaml"]) == 1
+    assert "found results of an unknown command" in capsys.readouterr().err
+    (tmp_path / "sweep.json").write_text('{"command": "fit -c one.yaml", "points": []}')
+    assert cli.main([*command, "one.yaml"]) == 0  # nothing is left to be done
+    assert cli.main([*command, "two.yaml"]) == 1
+    assert "found results of 'fit -c one.yaml', expected 'fit -c two.yaml'" in capsys.readouterr().err
+
+
+_SLOW_TO_STOP = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: None)
+print("ready", flush=True)
+signal.pause()
+time.sleep(1)
+open(sys.argv[1], "w").close()
+"""
+
+
+def test_an_interrupted_sweep_lets_its_trainings_save(tmp_path, monkeypatch):
+    monkeypatch.setattr("jepakit.cli.sweep._PROGRAM", (sys.executable, "-c", _SLOW_TO_STOP, tmp_path / "saved"))
+    [point] = points(["fit"], [["a", "1"]], tmp_path)
+    log = tmp_path / "a=1.log"
+
+    def interrupt():
+        while not (log.is_file() and log.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        execute(point, threads=1)
+    assert (tmp_path / "saved").is_file()
+    assert "--ckpt_path=last" in point.arguments
 
 
 @pytest.mark.slow

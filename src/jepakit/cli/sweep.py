@@ -1,13 +1,14 @@
 """``lightning sweep``: one command with every combination of some settings, several at once, here or on a Ray cluster.
 
 Every combination is a process of its own with a folder and a log; one that fails leaves the others alone. What is done
-is not done again: the same command goes on after an interruption.
+is not done again: the same command goes on after an interruption, a training from where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import shlex
 import subprocess
@@ -22,6 +23,7 @@ from jepakit.planning.evaluation.files import write_json
 from jepakit.results import read_evaluation, read_training
 from jepakit.workers import each_result
 
+RECORD = "sweep.json"
 _PROGRAM = (sys.executable, "-c", "import sys; from jepakit.cli import main; sys.exit(main())")
 _USAGE = """%(prog)s [--workers N] [--cluster ADDRESS] --out FOLDER --over KEY VALUE ... [--over ...] -- COMMAND ...
 
@@ -45,7 +47,8 @@ class Point:
         if self.command[0] == "evaluate":
             return [*self.command, *flags, f"--out={self.folder}"]
         logger = {"save_dir": self.folder.parent, "name": self.folder.name, "version": ""}
-        return [*self.command, *flags, *(f"--trainer.logger.init_args.{key}={value}" for key, value in logger.items())]
+        flags += [f"--trainer.logger.init_args.{key}={value}" for key, value in logger.items()]
+        return [*self.command, *flags, "--ckpt_path=last"]
 
     def result(self) -> dict[str, Any] | None:
         """What the command left, ``None`` if it did not get there."""
@@ -88,7 +91,13 @@ def execute(point: Point, *, threads: int) -> int:
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with point.folder.with_name(f"{point.folder.name}.log").open("w") as log:
         command = [*_PROGRAM, *point.arguments]
-        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+        with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment) as process:
+            try:
+                return process.wait()
+            except BaseException:
+                process.terminate()  # a training finishes its step and saves, even if the Ctrl-C reached it too
+                process.wait()
+                raise
 
 
 def run(arguments: list[str]) -> int:
@@ -110,12 +119,27 @@ def run(arguments: list[str]) -> int:
     if any(len(axis) < 2 for axis in options.over):
         parser.error("--over: found no values, expected KEY VALUE [VALUE ...]")
     sweep = points(command, options.over, options.out.resolve())
+    _claim(sweep, options.out / RECORD)
     cores = len(os.sched_getaffinity(0))
     threads = max(1, cores // min(options.workers or cores, len(sweep)))
     work = partial(execute, threads=threads)
     for count, _ in enumerate(each_result(work, sweep, workers=options.workers, cluster=options.cluster), 1):
         print(f"{count} of {len(sweep)} done", flush=True)
     return _conclude(sweep, options.out)
+
+
+def _claim(sweep: list[Point], record: Path) -> None:
+    """Write the command down before anything runs; ``ValueError`` where there are results of another one."""
+    command = shlex.join(sweep[0].command)
+    if record.is_file():
+        found = json.loads(record.read_text())["command"]
+        if found != command:
+            raise ValueError(f"{record}: found results of {found!r}, expected {command!r}; give another --out")
+        return
+    for point in sweep:
+        if point.result() is not None:
+            raise ValueError(f"{point.folder}: found results of an unknown command, expected none; give another --out")
+    write_json(record, {"command": command, "points": []})
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -134,7 +158,7 @@ def _conclude(sweep: list[Point], out: Path) -> int:
     found = [(point, point.result()) for point in sweep]
     found.sort(key=lambda pair: -(pair[1] or {}).get("success", -1.0))
     rows = [{"settings": dict(point.settings), "result": result} for point, result in found]
-    write_json(out / "sweep.json", {"command": shlex.join(sweep[0].command), "points": rows})
+    write_json(out / RECORD, {"command": shlex.join(sweep[0].command), "points": rows})
     figures = list(next((result for _, result in found if result), {}))
     table = Table(*(key for key, _ in sweep[0].settings), *figures)
     for point, result in found:
