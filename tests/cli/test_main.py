@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import metadata
 
 import pytest
 
@@ -22,13 +23,32 @@ def test_nothing_and_nonsense_are_usage_errors(capsys):
     assert cli.main(["--version"]) == 0
 
 
-def test_a_missing_module_names_the_extra(monkeypatch, capsys):
-    def import_without_torch(name):
-        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+@pytest.mark.parametrize(
+    ("command", "module", "extra"),
+    [
+        ("fit", "torch", "train"),
+        ("fit", "pymunk", "envs"),
+        ("fit", "safetensors.torch", "train"),  # it takes all of the command's own extra
+        ("export", "onnx_ir", "train,onnx"),
+        ("serve-planner", "tensorrt", "tensorrt"),
+        ("data", "lightning", "train"),
+    ],
+)
+def test_a_missing_module_names_the_extra_that_brings_it(command, module, extra, monkeypatch, capsys):
+    def import_without(name):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr(cli.importlib, "import_module", import_without_torch)
-    assert cli.main(["fit"]) == 1
-    assert "pip install 'jepakit[train]'" in capsys.readouterr().err
+    monkeypatch.setattr(cli.importlib, "import_module", import_without)
+    assert cli.main([command]) == 1
+    assert f"pip install 'jepakit[{extra}]'" in capsys.readouterr().err
+
+
+def test_every_extra_that_is_named_exists():
+    named = [
+        *cli._EXTRAS.values(),
+        *(extra for command in cli._COMMANDS.values() for extra in command.extra.split(",")),
+    ]
+    assert set(named) <= set(metadata("jepakit").get_all("Provides-Extra"))
 
 
 def test_packaged_configurations_stand_in_for_missing_files(tmp_path, monkeypatch):

@@ -42,6 +42,27 @@ _COMMANDS = {
     "report": _Command("jepakit.cli.report:run", "one HTML page about a run", "train"),
     "demo": _Command("jepakit.cli.demo:run", "data, training, planning and a report in ten minutes", "train"),
 }
+#: Modules that not every use of a command needs, by the extra that brings them.
+_EXTRAS = {
+    "pymunk": "envs",
+    "gymnasium": "envs",
+    "mujoco": "mujoco",
+    "dm_control": "mujoco",
+    "ogbench": "mujoco",
+    "ray": "ray",
+    "lance": "lance",
+    "pyarrow": "data",
+    "hdf5plugin": "data",
+    "lightning": "train",
+    "torch": "train",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnxruntime",
+    "tensorrt": "tensorrt",
+    "cuda": "tensorrt",
+    "wandb": "wandb",
+    "trackio": "trackio",
+}
 _HELP = ("-h", "--help", "help")
 _TRACEBACK = "--traceback"
 
@@ -75,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if wants_traceback or (error.name or "").startswith("jepakit"):
             raise
-        _complain(f"'{name}' needs the module {error.name!r}; install it with: pip install 'jepakit[{command.extra}]'")
+        extra = _EXTRAS.get((error.name or "").partition(".")[0], command.extra)
+        _complain(f"'{name}' needs the module {error.name!r}; install it with: pip install 'jepakit[{extra}]'")
         return 1
     except Exception as error:  # the one place where errors meet the user
         if wants_traceback:
