@@ -132,6 +132,11 @@ class EpisodeDataModule(L.LightningDataModule):
         )
 
     @property
+    def split_settings(self) -> dict[str, float]:
+        """What determines which episodes are for training, beside their number."""
+        return {"seed": self.seed, "val_share": self._shares[0], "test_share": self._shares[1]}
+
+    @property
     def state_names(self) -> tuple[str, ...] | None:
         """Names of the columns of ``state``, where an environment is known."""
         return None if self.env is None else load_class(self.env).state_names

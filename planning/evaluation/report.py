@@ -163,6 +163,8 @@ class Evaluation:
             f"goals {manifest.offset} steps away, budget {self.budget}",
             f"{manifest.excluded} solved starts excluded",
         ]
+        if "held_out" in self.settings:
+            parts.append(f"kept from training: {self.settings['held_out']}")
         for policy in self.policies:
             if "history" in policy.settings:
                 parts.append(f"{policy.name} looks back on {_context(policy.settings)}")

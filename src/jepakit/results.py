@@ -25,8 +25,14 @@ _EVALUATION = {
     "machine": _MACHINE,
 }
 _PROBE = {"measured": [{"step": int, "weights?": str, "values": {"*": (float, None)}}]}
+_SPLIT = {"seed": int, "val_share": float, "test_share": float}
+_GENERATED = {
+    **{"env": str, "policy": str, "episodes": int, "steps": int, "image_size": int},
+    **{"seed": int, "frames": str, "revision": int},
+}
 _TRAINING = {
-    **{"command": str, "steps": int, "data": {"name": str, "episodes": int, "fingerprint": str}},
+    **{"command": str, "steps": int},
+    "data": {"name": str, "episodes": int, "fingerprint": str, "split?": _SPLIT, "generated?": (_GENERATED, None)},
     **{"machine": _MACHINE, "versions": {"*": str}},
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from jsonargparse import Namespace, set_config_read_mode, set_parsing_settings
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, RichProgressBar
@@ -21,11 +22,20 @@ from rich.console import Console
 from jepakit.callbacks import GracefulStop, NumericalGuard, Probe, RunEstimate
 from jepakit.callbacks.folder import run_folder
 from jepakit.checkpoints import FOLDER, LAST, AtomicCheckpointIO, KeepCurves, newest_checkpoint, newest_run
-from jepakit.cli.evaluation import EvaluationPlannerConfig, check_fit, evaluate_model, save_evaluation
+from jepakit.cli.evaluation import (
+    EvaluationPlannerConfig,
+    check_fit,
+    evaluate_model,
+    refuse_other_split,
+    results_folder,
+    save_evaluation,
+)
+from jepakit.cli.held_out import check_held_out, describe_data
 from jepakit.cli.runtime import keep_freed_memory
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.tasks import TaskConfig
 from jepakit.export.bundle import Bundle, Precision
+from jepakit.hub import resolve
 from jepakit.planning.evaluation.files import write_json
 from jepakit.planning.evaluation.protocol import EvaluationConfig
 from jepakit.planning.evaluation.provenance import commit, machine, versions, without_query
@@ -60,26 +70,35 @@ class Trainer(L.Trainer):
     ) -> Evaluation:
         """Success rate of planning in the environment, beside random, stay and scripted policies.
 
+        It runs on the trainer's device, or on the CPU if processes share the tasks.
+
         Args:
             model: replaced by the weights, which know their own configuration.
             datamodule: whose held-out episodes the tasks are drawn from.
             weights: folder or Hub id of saved weights.
-            out: folder for the result; by default ``evaluation`` beside the weights' folder.
+            out: folder for the result; by default ``evaluation`` beside the weights' folder, for weights from elsewhere
+                in a folder of their name under ``runs``.
         """
         datamodule.prepare_data()
         datamodule.setup("test")
         settings = self.evaluation_settings
         world = from_pretrained(weights).model
+        judged = fingerprint(world)
+        folder = Path(out) if out else results_folder(weights, "evaluation")
+        if out is None:
+            refuse_other_split(folder, judged, settings.tasks.split)
+        held_out = check_held_out([weights, *settings.planner.trained_weights()], datamodule)
+        alone = settings.evaluation.workers == 1 and settings.evaluation.cluster is None
+        device = self.strategy.root_device if alone else torch.device("cpu")
         result = evaluate_model(
-            world,
+            world.to(device),
             datamodule,
             planner=settings.planner,
             tasks=settings.tasks,
             evaluation=settings.evaluation,
-            settings={"weights": weights, "fingerprint": fingerprint(world)},
+            settings={"weights": weights, "fingerprint": judged, "device": str(device), "held_out": held_out},
         )
         Console().print(result.rich_table())
-        folder = Path(out) if out else Path(weights).parent / "evaluation"
         save_evaluation(result, folder)
         print(f"wrote {folder}")
         return result
@@ -94,7 +113,8 @@ class Trainer(L.Trainer):
             datamodule: whose held-out episodes the probes read.
             weights: folder or Hub id of saved weights.
             out: folder for numbers and pictures; by default ``probes`` beside the weights' folder, where the numbers
-                take the place of those that training found at the same step.
+                take the place of those that training found at the same step, for weights from elsewhere in a folder of
+                their name under ``runs``.
         """
         probes = [callback for callback in self.callbacks if isinstance(callback, Probe)]  # type: ignore[attr-defined]
         if not probes:
@@ -104,10 +124,11 @@ class Trainer(L.Trainer):
             )
         datamodule.prepare_data()
         datamodule.setup("test")
-        world = load_model(weights)
+        world = load_model(weights).to(self.strategy.root_device)
         check_fit(world, datamodule)
-        folder = Path(out) if out else Path(weights).parent / "probes"
-        record = Path(weights) / TRAINING_FILE
+        check_held_out([weights], datamodule)
+        folder = Path(out) if out else results_folder(weights, "probes")
+        record = resolve(weights, [TRAINING_FILE]) / TRAINING_FILE
         step = read_training(record)["steps"] if record.is_file() else 0
         found = {probe.name: probe.run(world, datamodule, folder, step=step) for probe in probes}
         print(json.dumps(found, indent=1))
@@ -326,16 +347,11 @@ class App(LightningCLI):
 
     def _record(self) -> dict[str, Any]:
         """What this training was, for whoever gets its weights."""
-        data = self.datamodule
         return {
             "command": shlex.join(["lightning", *map(without_query, self.arguments)]),
             "seed": self.config[self.subcommand]["seed_everything"],
             "steps": self.trainer.global_step,
-            "data": {
-                "name": type(data).__name__,
-                "episodes": len(data.parts["train"]),
-                "fingerprint": data.source.fingerprint,
-            },
+            "data": describe_data(self.datamodule),
             "machine": machine(),
             "versions": versions(),
             "commit": commit(),

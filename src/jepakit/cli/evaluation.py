@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.recording import load_class
 from jepakit.datamodules.tasks import TaskConfig, environment_factory, tasks_of
 from jepakit.export.runtime.torch_backend import GoalCost, TorchBackend
+from jepakit.hub import resolve
 from jepakit.planning.backend import Backend
 from jepakit.planning.evaluation.loop import Recording
 from jepakit.planning.evaluation.manifest import Manifest
@@ -25,12 +27,15 @@ from jepakit.planning.mpc import MPCPolicy
 from jepakit.planning.policies import Policy, RandomPolicy, Scripted, StayPolicy
 from jepakit.planning.settings import PlannerConfig
 from jepakit.planning.two_level import TwoLevelConfig, TwoLevelPolicy
+from jepakit.results import read_evaluation
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.controller.model import ControllerModel
 from jepakit.zoo.distance.model import DistanceModel
 from jepakit.zoo.latents import load_latent_model
 from jepakit.zoo.macro.model import CoarseWorld, MacroModel
 from jepakit.zoo.readout import Readout
+
+_VIDEO = re.compile(r".+-\d{3,}-(solved|failed)\.webp")  # as save_evaluation names them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,10 @@ class EvaluationPlannerConfig(PlannerConfig):
         if self.by_readout:
             return self.load_readout()
         return load_latent_model(DistanceModel, self.distance_weights) if self.distance_weights else None
+
+    def trained_weights(self) -> list[str]:
+        """Weights beside the world model's that were trained on episodes, too."""
+        return [weights for weights in (self.controller_weights, self.distance_weights, self.macro_weights) if weights]
 
     def policy(self, backend: Backend) -> MPCPolicy:
         """Build the policy; with ``macro_weights`` it plans on two time scales."""
@@ -128,6 +137,8 @@ def evaluate_model(
 
 def save_evaluation(result: Evaluation, folder: Path) -> None:
     """Write ``evaluation.json``, ``table.md``, the task list and a video per recorded task into ``folder``."""
+    for video in (file for file in folder.glob("*.webp") if _VIDEO.fullmatch(file.name)):
+        video.unlink()  # of an earlier evaluation
     result.save(folder / "evaluation.json")
     result.manifest.save(folder / "tasks.json")
     (folder / "table.md").write_text(result.markdown())
@@ -136,6 +147,26 @@ def save_evaluation(result: Evaluation, folder: Path) -> None:
             outcome = next(outcome for outcome in policy.outcomes if outcome.task == recording.task)
             verdict = "solved" if outcome.success else "failed"
             save_video(folder / f"{policy.name}-{recording.task:03d}-{verdict}.webp", recording)
+
+
+def results_folder(weights: str, name: str) -> Path:
+    """Where what is found out about weights goes: beside their folder, or under ``runs`` for weights from elsewhere."""
+    folder = resolve(weights, [])
+    if folder == Path(weights).expanduser():
+        return folder.parent / name
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", weights) / name
+
+
+def refuse_other_split(folder: Path, weights: str, split: str) -> None:
+    """``FileExistsError`` rather than put tasks of another split in the place of these weights' evaluation."""
+    file = folder / "evaluation.json"
+    if file.is_file():
+        found = read_evaluation(file)
+        if found["settings"].get("fingerprint") == weights and found["tasks"]["split"] != split:
+            raise FileExistsError(
+                f"{file}: found these weights' evaluation on {found['tasks']['split']} episodes, which one on {split} "
+                "episodes would replace; give another folder, --out"
+            )
 
 
 def save_video(path: Path, recording: Recording, *, scale: int = 3, frames_per_second: int = 10) -> None:
