@@ -80,14 +80,21 @@ class Planner:
         """Plan with a published model, without PyTorch: fetches a Hub repository's bundle alone.
 
         ``source`` and errors are those of ``jepakit.export.Bundle.from_pretrained``. The search is the one that
-        travels with the bundle, or the paper's; ``Bundle.policy`` gives a whole policy.
+        travels with the bundle, or the paper's; ``Bundle.policy`` gives a whole policy. Raises ``ValueError`` where
+        that takes a controller, which only a policy asks.
         """
         from jepakit.export.bundle import Bundle
         from jepakit.export.runtime import open_backend
         from jepakit.planning.settings import PlannerConfig
 
         bundle = Bundle.from_pretrained(source, revision=revision)
-        return (bundle.planner_config or PlannerConfig()).planner(open_backend(bundle, engine=engine))
+        settings = bundle.planner_config or PlannerConfig()
+        if settings.asks_controller:
+            raise ValueError(
+                f"{source}: found a planner that asks a controller, expected a search alone; "
+                "Bundle.from_pretrained(...).policy(backend) plans as published"
+            )
+        return settings.planner(open_backend(bundle, engine=engine))
 
     def observe(self, frames: Frames, past_actions: Array | None = None, proprio: Array | None = None) -> Observation:
         """Encode real ``frames`` ``(B, H, h, w, 3)``, oldest first; ``past_actions`` ``(B, H−1, A)`` lie between.

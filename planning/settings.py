@@ -117,8 +117,13 @@ class PlannerConfig:
 
     def policy(self, backend: Backend) -> MPCPolicy:
         """Build the policy that plans with a world model and re-plans as ``mpc`` says."""
-        asked = self.proposals or self.solver == "controller"
-        return MPCPolicy(self.planner(backend), self.mpc, proposals=self.controller if asked else None)
+        proposals = self.controller if self.asks_controller else None
+        return MPCPolicy(self.planner(backend), self.mpc, proposals=proposals)
+
+    @property
+    def asks_controller(self) -> bool:
+        """Whether plans come, or start, from a controller's."""
+        return self.proposals or self.solver == "controller"
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values; :meth:`parse` reads them. A subclass's own fields are left out."""

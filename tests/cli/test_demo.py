@@ -32,6 +32,21 @@ def test_the_summary_holds_what_others_rely_on(demo_run):
     assert sum(summary["seconds"].values()) <= 2 * summary["seconds"]["total"] + 0.5
 
 
+def test_later_configurations_win_and_latencies_may_be_missing(demo_run, monkeypatch, capsys):
+    from jepakit.cli import demo
+
+    asked = []
+    monkeypatch.setattr(demo, "demo", lambda config, out: asked.append(config) or {})
+    assert cli.main(["demo", "-c", "one.yaml", "-c", "two.yaml"]) == 0
+    assert cli.main(["demo"]) == 0
+    assert asked[0] == ["-c", "one.yaml", "-c", "two.yaml"]
+    assert asked[1][1].endswith("configs/demo.yaml")
+    evaluation = json.loads((demo_run[0] / "evaluation" / "evaluation.json").read_text())
+    for policy in evaluation["policies"].values():
+        policy["latency_ms"] = None
+    assert demo.summarise(evaluation, {})["plan_latency_ms"] is None
+
+
 def test_the_report_stands_alone(demo_run):
     out, _ = demo_run
     page = (out / "report.html").read_text()
@@ -74,6 +89,8 @@ def test_a_frozen_task_list_can_be_given(demo_run, mini_config, tmp_path):
         for folder in (out / "evaluation", tmp_path / "again")
     )
     assert first == second
+    held_out = json.loads((tmp_path / "again" / "evaluation.json").read_text())["settings"]["held_out"]
+    assert held_out == "yes"
 
 
 def test_weights_that_do_not_fit_the_data_are_refused(demo_run, mini_config, tmp_path, capsys):

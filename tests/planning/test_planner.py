@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from jepakit.planning import CEM, CEMConfig, GoalDistance, Planner, PlannerSpec, Scores
+from jepakit.planning import CEM, CEMConfig, GoalDistance, Planner, PlannerConfig, PlannerSpec, Scores
 
 STEP_COSTS = np.array([[[3.0, 1.0, 2.0], [4.0, 2.0, 1.5]]], np.float32)
 
@@ -172,3 +174,10 @@ def test_bounded_planning_needs_bounds(toy):
     backend.spec = spec()
     with pytest.raises(ValueError, match=r"Planner.bounded: found action bounds \[-inf\] to \[inf\]"):
         Planner(backend, CEM(), bounded=True)
+
+
+def test_a_published_planner_that_asks_a_controller_is_not_taken_for_a_search(toy, monkeypatch):
+    bundle = SimpleNamespace(planner_config=PlannerConfig(proposals=True))
+    monkeypatch.setattr("jepakit.export.bundle.Bundle.from_pretrained", lambda *_, **__: bundle)
+    with pytest.raises(ValueError, match=r"org/x: found a planner that asks a controller.*policy\(backend\)"):
+        Planner.from_pretrained("org/x")

@@ -20,10 +20,12 @@ _CONFIG = "configs/demo.yaml"
 def run(arguments: list[str]) -> int:
     """Parse the options, run the demo, return the exit code."""
     parser = argparse.ArgumentParser(prog="lightning demo", description=__doc__)
-    parser.add_argument("-c", "--config", default=_CONFIG, help="configuration to run (default: %(default)s)")
+    parser.add_argument(
+        "-c", "--config", action="append", help=f"configuration to run, later ones win (default: {_CONFIG})"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run (default: %(default)s)")
     options = parser.parse_args(arguments[1:])
-    config = with_packaged_configs(["-c", options.config])
+    config = with_packaged_configs([part for file in options.config or [_CONFIG] for part in ("-c", file)])
     print(json.dumps(demo(config, options.out), indent=1))
     return 0
 
@@ -54,11 +56,11 @@ def demo(config: list[str], out: Path) -> dict[str, Any]:
 def summarise(evaluation: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
     """The few numbers of an evaluation that other programs want."""
     policies = evaluation["policies"]
-    planned = next(policy["latency_ms"] for policy in policies.values() if policy["latency_ms"])
+    planned = next((policy["latency_ms"] for policy in policies.values() if policy["latency_ms"]), None)
     return {
         "tasks": evaluation["tasks"]["count"],
         "success": {name: policy["rate"] for name, policy in policies.items()},
         "interval95": {name: policy["interval95"] for name, policy in policies.items()},
-        "plan_latency_ms": {"p50": planned["p50"], "p95": planned["p95"]},
+        "plan_latency_ms": planned and {"p50": planned["p50"], "p95": planned["p95"]},
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }

@@ -117,6 +117,8 @@ def evaluate_model(
     make_environment = environment_factory(data)
     check_fit(model, data)
     manifest = Manifest.load(Path(tasks.list)) if tasks.list else tasks_of(data, tasks)
+    if manifest.data_fingerprint != data.source.fingerprint:
+        settings = {**settings, "held_out": "not known (the task list is of other data)"}
     policies: dict[str, Policy] = {
         model.name: planner.policy(planner.backend(model)),
         "random": RandomPolicy.uniform(*_bounds(data)),
