@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from jepakit.hub import BUNDLE_FOLDER, resolve
-from jepakit.json_files import parse_json
+from jepakit.json_files import parse_json, read_json
 from jepakit.planning.backend import PlannerSpec
 from jepakit.planning.settings import PlannerConfig
 
@@ -33,6 +33,7 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
 CARD = "MODEL_CARD.md"
 CONTROLLER = "controller"
+ENGINES = "engines"
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 OPSETS = range(18, 24)
@@ -44,6 +45,7 @@ _KEYS = (
     *("licence", "sha256"),
 )
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_ENGINE_FILE = re.compile(r".+\.(engine|json|cache|unfinished)")
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,29 @@ def write_manifest(folder: Path, values: Mapping[str, Any], spec: PlannerSpec) -
     ordered = {key: complete.pop(key) for key in _KEYS if key != "sha256"}
     assert not complete, sorted(complete)
     (folder / MANIFEST).write_text(_render(ordered), encoding="utf-8")
+
+
+def is_bundle_alone(folder: Path) -> bool:
+    """Tell whether ``folder`` is a bundle, damaged or not, that holds nothing but its files and its engines.
+
+    So it can be deleted for a new one: everything in it can be exported and built again.
+    """
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except (OSError, ValueError):
+        return False
+    files = manifest.get("files")
+    if manifest.get("schema") != SCHEMA or not isinstance(files, dict):
+        return False
+    exported = {MANIFEST, *files}
+    return all(
+        _holds_engines_alone(path) if path.name == ENGINES else path.name in exported and path.is_file()
+        for path in folder.iterdir()
+    )
+
+
+def _holds_engines_alone(folder: Path) -> bool:
+    return folder.is_dir() and all(path.is_file() and _ENGINE_FILE.fullmatch(path.name) for path in folder.iterdir())
 
 
 def plain_spec(spec: PlannerSpec) -> dict[str, Any]:

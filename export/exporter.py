@@ -17,7 +17,16 @@ import onnxruntime
 import torch
 
 import jepakit
-from jepakit.export.bundle import CARD, OPSETS, PRECISIONS, Bundle, Precision, graphs_of, write_manifest
+from jepakit.export.bundle import (
+    CARD,
+    OPSETS,
+    PRECISIONS,
+    Bundle,
+    Precision,
+    graphs_of,
+    is_bundle_alone,
+    write_manifest,
+)
 from jepakit.export.card import model_card
 from jepakit.export.graphs import export_graph, network_of, prepare
 from jepakit.export.onnx_files import write_graphs
@@ -75,15 +84,14 @@ def export_bundle(
         distance: what judges how far imagined latents are from the goal, in place of the model's own distance.
         queries: real planning problems to verify with; required for any precision but ``fp32``.
         licence: of the weights, for manifest and card.
-        overwrite: replace an existing bundle.
+        overwrite: replace an existing bundle; a folder that holds anything else is never replaced.
 
     Raises ``ValueError`` for a model that reads something else than frames and for settings that do not fit,
     ``FileExistsError`` for a folder that is there already, and ``VerificationError`` with the figures where a graph
     does not compute what the model does.
     """
     out = Path(out).expanduser().absolute()
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out}: exists already; choose another folder, or pass overwrite to replace it")
+    _check_place(out, overwrite=overwrite)
     _check_settings(precision, opset, queries)
     pure = model if isinstance(model, WorldModel) else model.model
     reference = _reference(pure, readout, controller, distance)
@@ -196,6 +204,19 @@ class _Verifier:
 def _describe(folder: Path, values: Mapping[str, Any], spec: PlannerSpec) -> None:
     (folder / CARD).write_text(model_card(values, spec), encoding="utf-8")
     write_manifest(folder, values, spec)
+
+
+def _check_place(out: Path, *, overwrite: bool) -> None:
+    """Raise ``FileExistsError`` unless ``out`` is free, or may be replaced by a bundle and shall be."""
+    if not out.exists():
+        return
+    if not out.is_dir() or not (is_bundle_alone(out) or not any(out.iterdir())):
+        raise FileExistsError(
+            f"{out}: found files that are not a bundle's, expected none, or a bundle and its engines alone; choose "
+            "another folder"
+        )
+    if not overwrite:
+        raise FileExistsError(f"{out}: exists already; choose another folder, or pass overwrite to replace it")
 
 
 def _put(folder: Path, out: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jepakit.export.bundle import WEIGHTS, Bundle, Graph
+from jepakit.export.bundle import ENGINES, WEIGHTS, Bundle, Graph
 from jepakit.export.runtime.cuda import Cuda, CudaError, Gpu
 from jepakit.export.runtime.tensorrt_library import EngineConfig, Library, check_tensors, shape_at
 
@@ -44,7 +44,7 @@ def build_engines(
             f"{bundle.folder}: precision: found int8, whose operators are ONNX Runtime's own, expected fp32, fp16 or "
             "bf16; export with --precision fp16, or plan with engine onnx"
         )
-    folder = out or bundle.folder / "engines"
+    folder = out or bundle.folder / ENGINES
     folder.mkdir(parents=True, exist_ok=True)
     library = library or Library(config.runtime)
     gpu = _gpu(cuda or Cuda(), config)

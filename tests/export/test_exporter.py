@@ -1,5 +1,7 @@
 """Every family as a bundle: what the graphs compute, what is written, and what is refused."""
 
+import shutil
+
 import numpy as np
 import onnx
 import pytest
@@ -161,6 +163,37 @@ def test_a_bundle_can_be_replaced(make_model, tmp_path, quick):
     again = export_bundle(make_model("pldm"), tmp_path / "bundle", horizon=1, licence="MIT", overwrite=True)
     assert again.manifest["licence"] == "MIT"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_overwriting_deletes_nothing_but_a_bundle(make_model, tmp_path, quick):
+    model, out = make_model("pldm"), tmp_path / "bundle"
+    export_bundle(model, out, horizon=1)
+    (out / "engines").mkdir()
+    for name in ("encoder.engine", "encoder.json", "timing.cache", ".encoder.engine.unfinished"):
+        (out / "engines" / name).write_bytes(b"built here")
+    folders = {name: tmp_path / name for name in ("run", "store", "notes", "beside engines", "file")}
+    for name, folder in folders.items():
+        if name in ("notes", "beside engines"):
+            shutil.copytree(out, folder)
+        elif name != "file":
+            folder.mkdir()
+    kept = [
+        folders["run"] / "last.ckpt",
+        folders["store"] / "manifest.json",
+        folders["notes"] / "notes.md",
+        folders["beside engines"] / "engines" / "last.ckpt",
+        folders["file"],
+    ]
+    for file in kept:
+        file.write_text("{}")
+    for folder in folders.values():
+        for overwrite in (False, True):
+            with pytest.raises(FileExistsError, match=r"not a bundle's, expected none, .* alone; choose another fold"):
+                export_bundle(model, folder, horizon=1, overwrite=overwrite)
+    assert [file.read_text() for file in kept] == ["{}"] * 5
+    assert not list(tmp_path.glob(".*"))
+    export_bundle(model, out, horizon=1, overwrite=True)
+    assert not (out / "engines").exists()  # they were of the old one
 
 
 def test_models_that_do_not_read_frames_are_refused(tmp_path):
