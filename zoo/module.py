@@ -189,7 +189,7 @@ class TrainingModule(L.LightningModule):
         if pretrain >= steps and not getattr(self.trainer, "fast_dev_run", False):  # that one tries the encoder alone
             raise ValueError(
                 f"trainer: found {int(steps)} steps in all, {pretrain} of them for the encoder alone; expected steps "
-                "that are left for the predictor: raise trainer.max_steps or lower the encoder's"
+                "that are left for the predictor: raise trainer.max_steps or max_epochs, or lower the encoder's"
             )
         optimizer = torch.optim.AdamW(
             [parameter for parameter in self.parameters() if parameter.requires_grad],

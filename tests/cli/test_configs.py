@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from jepakit import cli
 from jepakit.datamodules.collect import Collection, collect
+from jepakit.datamodules.splits import split_episodes
+from jepakit.datamodules.windows import WindowSpec
 from jepakit.hub import builtin_names
 from jepakit.zoo import CJEPAConfig, DINOWMConfig, LeWM, LeWMConfig, PLDMConfig, VJEPAConfig
 
@@ -80,6 +83,25 @@ def test_it_trains(names, tmp_path, monkeypatch):
         cli.main(["fit", *files, *small, *both_phases(names), *needed_data(names), *frozen_weights(names, tmp_path)])
         == 0
     )
+
+
+@pytest.mark.parametrize("names", RUNNABLE.values(), ids=RUNNABLE)
+def test_training_as_shipped_outlasts_the_encoder(names):
+    config = OmegaConf.to_container(OmegaConf.merge(*(OmegaConf.load(CONFIGS / name) for name in names)), resolve=True)
+    encoder = config["model"]["init_args"]["config"].get("encoder_steps", 0)
+    assert steps_of(config["trainer"], config["data"]["init_args"]) > encoder
+
+
+def steps_of(trainer, data):
+    """Optimiser steps of a training on one GPU with the data that the configuration generates."""
+    most = trainer.get("max_steps", -1)
+    if trainer.get("max_epochs") is None:
+        return most
+    episodes = len(split_episodes(data["generate"]["episodes"], val=0.05, test=0.1, seed=0)["train"])
+    window = WindowSpec(**{name: data[name] for name in ("history", "predictions", "frame_skip")})
+    windows = episodes * (data["generate"]["steps"] - window.steps + 1)
+    steps = trainer["max_epochs"] * (windows // data["batch_size"])
+    return steps if most == -1 else min(steps, most)
 
 
 def needed_data(names):
