@@ -9,6 +9,7 @@ import torch
 
 from jepakit.export import VerificationError, export_bundle
 from jepakit.export.bundle import WEIGHTS
+from jepakit.export.precision import MEASURES
 from jepakit.export.runtime.onnx_backend import OnnxBackend
 from jepakit.export.runtime.torch_backend import TorchBackend
 
@@ -129,8 +130,35 @@ def test_what_does_not_pass_is_kept_in_fp32_or_refused(make_model, queries, tmp_
     figures = bundle.manifest["verification"]
     assert len(figures["rejected"]) == 2
     assert figures["fp16"]["products"].startswith("all but the encoder and")
-    with pytest.raises(VerificationError, match=r"fp16: expected a mean elite overlap .* found .*0\.5.*nothing was"):
+    with pytest.raises(
+        VerificationError, match=r"fp16: expected finite numbers, a mean elite overlap .* found .*0\.5.*nothing was"
+    ):
         export_bundle(make_model("pldm"), tmp_path / "refused", **arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_what_overflows_in_half_precision_is_found(make_model, queries, tmp_path, monkeypatch):
+    monkeypatch.setattr("jepakit.export.exporter.LEAST_OVERLAP", 0.5)
+    monkeypatch.setattr("jepakit.export.exporter.LARGEST_EXCESS", 0.1)
+    model = make_model("pldm")
+    projector = model.projector
+    for value in (projector.norm.weight, projector.norm.bias):
+        value.data *= 1e5  # float16 ends at 65,504
+    projector.contract.weight.data /= 1e5
+    arguments = {"horizon": 1, "precision": "fp16", "queries": queries("pldm")}
+    bundle = export_bundle(model, tmp_path / "bundle", **arguments)
+    figures = bundle.manifest["verification"]
+    assert [found["products"] for found in figures["rejected"]] == ["every matrix product"]
+    assert figures["rejected"][0]["relative_error"]["encoder"] is None
+    assert figures["rejected"][0]["planning"] is None
+    assert figures["fp16"]["products"] == "all but the encoder"
+    assert figures["fp16"]["computed"] == "in float32, rounded before and after"
+    assert 1e-6 < figures["fp16"]["relative_error"]["score_1"] < 0.01
+    monkeypatch.setattr("jepakit.export.exporter.distinct_measures", lambda _: MEASURES[:1])
+    with pytest.raises(
+        VerificationError, match=r"fp16: expected finite numbers, .* found .*'encoder': None.* with every"
+    ):
+        export_bundle(model, tmp_path / "refused", **arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
