@@ -41,9 +41,10 @@ def publish(
     """Publish the weights in a folder as ``repository`` (org/name), which is made if it is not there.
 
     With them go their card and, if there are any, the training's record, the ``evaluation`` and ``probes`` beside the
-    folder if these very weights were measured, and an exported ``bundle``. All files appear in one commit or not at
-    all, and without a change there is no commit. ``revision`` is a branch, made if needed. With ``dry_run``, a folder
-    that must not exist, everything is written there and nothing is sent.
+    folder if these very weights were measured, and an exported ``bundle``; what an earlier commit had of these and
+    this one has not is deleted. All files appear in one commit or not at all, and without a change there is no commit.
+    ``revision`` is a branch, made if needed. With ``dry_run``, a folder that must not exist, everything is written
+    there and nothing is sent.
 
     Raises ``ValueError`` for weights that do not load, and huggingface_hub's own errors where the Hub refuses.
     """
@@ -109,7 +110,7 @@ def _send(staged: Path, repository: str, *, private: bool, revision: str | None)
         repo_id=repository,
         folder_path=staged,
         revision=revision,
-        delete_patterns=[f"{BUNDLE_FOLDER}/*"],  # of an earlier bundle
+        delete_patterns=[f"{BUNDLE_FOLDER}/*", EVALUATION_FILE, TRAINING_FILE],  # an earlier commit's, of other weights
         commit_message="Publish with jepakit",
     )
     return str(commit.commit_url)

@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+import jepakit.zoo
 from jepakit.export import Bundle
 from jepakit.export.exporter import export_bundle
 from jepakit.planning import MPCConfig, PlannerConfig, RandomShootingConfig
@@ -78,6 +81,23 @@ def test_publishing_again_commits_changes_only(hub, client, weights):
     assert len(repository.commits) == 3
     old, new = client(*(loaded(revision=commit[0]) for commit in repository.commits[1:]))
     assert new == latest == fingerprint(model) != old  # exact commits stay what they were
+
+
+def test_new_weights_do_not_keep_the_figures_of_old_ones(hub, client, weights):
+    measured = evaluation_of(fingerprint(load_model(weights)))
+    (weights.parent / "evaluation").mkdir()
+    (weights.parent / "evaluation" / "evaluation.json").write_text(json.dumps(measured))
+    shutil.copy(Path(jepakit.zoo.__file__).parent / "builtin" / "lewm-tworoom-nano" / "training.json", weights)
+    client(sent(weights), sent(weights))
+    commits = hub.repositories[NAME].commits
+    assert len(commits) == 2
+    assert {"evaluation.json", "training.json"} <= set(commits[-1][1])
+    model = load_model(weights)
+    model.action_mean.add_(1.0)
+    save_pretrained(model, weights)
+    (weights / "training.json").unlink()
+    client(sent(weights))
+    assert set(commits[-1][1]) == {"README.md", "config.json", "model.safetensors"}
 
 
 def test_a_branch_of_its_own(hub, client, weights):
