@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from jepakit.datamodules.store import Array, Column, EpisodeSource, EpisodeWriter
-from jepakit.untrusted import naming
+from jepakit.untrusted import check_contained, naming
 
 _COLUMN = "features"
 _KEY = re.compile(r"(?:.*\D)?(\d+)")  # episode_12, 12, train/0012
@@ -65,6 +65,8 @@ def _arrays(file: Path) -> Iterator[tuple[list[str], Callable[[str], Array]]]:
             names: list[str] = []
             with naming(file):
                 arrays.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+                for name in names:
+                    check_contained(arrays, name, where=file)
             yield names, partial(_array, file, arrays)
     else:
         raise ValueError(f"{file}: found the ending {file.suffix!r}, expected .npz, .h5 or .hdf5")

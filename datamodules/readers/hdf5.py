@@ -11,6 +11,7 @@ import numpy as np
 from jepakit.datamodules.readers.base import Reader, Rows, column_dtype, episode_runs
 from jepakit.datamodules.readers.location import Location, PerProcess
 from jepakit.datamodules.store import Array, Column
+from jepakit.untrusted import check_contained
 
 _LENGTH, _OFFSET = "ep_len", "ep_offset"
 _EPISODE = ("episode_idx", "ep_idx")  # both names occur in published files
@@ -64,7 +65,7 @@ class HDF5Reader(Reader):
 
         columns = {}
         for name in sorted(file):
-            _check_contained(self.location, name, file)
+            check_contained(file, name, where=self.location)
         for name in sorted(set(file) - {_LENGTH, _OFFSET, *_EPISODE}):
             data = file[name]
             if isinstance(data, h5py.Dataset) and data.ndim:
@@ -98,18 +99,6 @@ def _open(location: Location) -> Any:  # noqa: ANN401 (h5py has no types)
         return h5py.File(location.open() if location.remote else location.address, "r")
     except OSError as error:
         raise ValueError(f"{location}: not a readable HDF5 file ({error}); it may be truncated") from error
-
-
-def _check_contained(location: Location, name: str, file: Any) -> None:  # noqa: ANN401 (h5py has no types)
-    """Refuse what HDF5 would read from other files: links to them, external storage, virtual columns."""
-    import h5py
-
-    link = file.get(name, getlink=True)
-    outside = isinstance(link, h5py.ExternalLink)
-    if not outside and isinstance(data := file[name], h5py.Dataset):
-        outside = bool(data.external) or data.is_virtual
-    if outside:
-        raise ValueError(f"{location}: column {name!r} lies in another file; copy the data into this one (h5repack)")
 
 
 def _check_filters(location: Location, name: str, data: Any) -> None:  # noqa: ANN401 (h5py has no types)

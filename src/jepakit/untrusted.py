@@ -28,6 +28,24 @@ def naming(where: object) -> Iterator[None]:
         ) from error
 
 
+def check_contained(file: Any, name: str, *, where: object) -> None:  # noqa: ANN401 (h5py has no types)
+    """Raise ``ValueError`` for what HDF5 would read from other files than the open ``file``.
+
+    Those are external links, on whatever way of soft links the ``name`` leads to them, external storage, and virtual
+    columns.
+    """
+    import h5py
+
+    outside = isinstance(file.get(name, getlink=True), h5py.ExternalLink)
+    if not outside:
+        found = file[name]
+        outside = found.file.filename != file.filename
+        if isinstance(found, h5py.Dataset):
+            outside = outside or bool(found.external) or found.is_virtual
+    if outside:
+        raise ValueError(f"{where}: column {name!r} lies in another file; copy the data into this one (h5repack)")
+
+
 def load_tensors(content: bytes, *, where: object) -> Any:  # noqa: ANN401 (what the file holds)
     """Read what ``torch.save`` wrote: tensors and plain containers, never code.
 

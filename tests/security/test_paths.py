@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jepakit import cli
+from jepakit.datamodules.extracted import store_features
 from jepakit.datamodules.readers import open_source
 from jepakit.datamodules.readers.location import Location
 from jepakit.datamodules.readers.video import Video
@@ -84,23 +85,55 @@ def test_the_description_of_a_lerobot_set(lerobot, name, value, said):
         file.write_text(before)
 
 
-@pytest.mark.parametrize("way", ["link", "external storage", "virtual"])
-def test_hdf5_reads_no_other_file(tmp_path, way):
+def lead_out(file, name, other, way):
+    """Make ``name`` of an HDF5 file a column of the file ``other``."""
+    if way == "link":
+        file[name] = h5py.ExternalLink(other.name, "state")
+    elif way == "link behind a link":
+        file["group/way"] = h5py.ExternalLink(other.name, "state")
+        file[name] = h5py.SoftLink("/group/way")
+    elif way == "external storage":
+        file.create_dataset(name, (12, 3, 1), "f8", external=[(str(other), 0, 288)])
+    else:
+        layout = h5py.VirtualLayout((12, 3, 1), "f8")
+        layout[:] = h5py.VirtualSource(str(other), "state", (12, 3, 1))
+        file.create_virtual_dataset(name, layout)
+
+
+@pytest.fixture
+def other(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["state"] = np.ones((12, 3, 1))
+    return tmp_path / "other.h5"
+
+
+@pytest.mark.parametrize("way", ["link", "link behind a link", "external storage", "virtual"])
+def test_hdf5_reads_no_other_file(tmp_path, other, way):
     SUBJECTS["hdf5"].make(tmp_path)
-    with h5py.File(tmp_path / "other.h5", "w") as other:
-        other["state"] = np.ones((12, 3))
     with h5py.File(tmp_path / "data.h5", "r+") as file:
         del file["state"]
-        if way == "link":
-            file["state"] = h5py.ExternalLink("other.h5", "state")
-        elif way == "external storage":
-            file.create_dataset("state", (12, 3), "f8", external=[(str(tmp_path / "other.h5"), 0, 288)])
-        else:
-            layout = h5py.VirtualLayout((12, 3), "f8")
-            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "state", (12, 3))
-            file.create_virtual_dataset("state", layout)
+        lead_out(file, "state", other, way)
     with pytest.raises(ValueError, match=r"data\.h5: column 'state' lies in another file"):
         open_source(tmp_path / "data.h5")
+
+
+def test_hdf5_may_lead_to_itself(tmp_path):
+    SUBJECTS["hdf5"].make(tmp_path)
+    before = open_source(tmp_path / "data.h5").read("state", np.arange(3))
+    with h5py.File(tmp_path / "data.h5", "r+") as file:
+        file.move("state", "group/state")
+        file["state"] = h5py.SoftLink("/group/state")
+    np.testing.assert_array_equal(open_source(tmp_path / "data.h5").read("state", np.arange(3)), before)
+
+
+@pytest.mark.parametrize("way", ["external storage", "virtual"])
+def test_extracted_features_come_from_no_other_file(tmp_path, other, way):
+    write_store(tmp_path / "data")
+    with h5py.File(tmp_path / "slots.h5", "w") as file:
+        lead_out(file, "episode_0", other, way)
+    with pytest.raises(ValueError, match=r"slots\.h5: column 'episode_0' lies in another file"):
+        store_features(tmp_path / "slots.h5", EpisodeStore(tmp_path / "data"), tmp_path / "features")
+    assert not (tmp_path / "features").exists()
 
 
 @pytest.mark.parametrize(
