@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from jepakit.datamodules.readers.base import BadEpisode, Reader, Rows
 from jepakit.datamodules.readers.location import Location
 from jepakit.datamodules.readers.pickles import load_integers
-from jepakit.datamodules.readers.video import Videos
+from jepakit.datamodules.readers.video import Videos, stamp_of
 from jepakit.datamodules.store import Array, Column
 from jepakit.untrusted import load_tensors
 
@@ -73,6 +73,9 @@ class DINOWMReader(Reader):
             except ValueError as error:
                 problem = problem or error
         raise problem or ValueError(f"{self.path}: all episodes are empty")
+
+    def _content(self, column: str, row: int) -> bytes:
+        return stamp_of(self._video(self.episode_of(row))) if column == "pixels" else super()._content(column, row)
 
     def _read(self, column: str, rows: Rows, out: Array) -> None:
         for episode, steps, places in self.by_episode(rows):

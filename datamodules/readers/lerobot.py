@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jepakit.datamodules.readers.base import BadEpisode, Reader, Rows, column_dtype, decode_image
 from jepakit.datamodules.readers.location import Location, PerProcess
-from jepakit.datamodules.readers.video import Videos
+from jepakit.datamodules.readers.video import Videos, stamp_of
 from jepakit.datamodules.store import Array, Column
 from jepakit.datamodules.store.schema import NUMBERS
 from jepakit.json_files import check_json, parse_json
@@ -117,6 +117,12 @@ class LeRobotReader(Reader):
             key = self._file_of(episode)
             starts[key] = min(int(offset), starts.get(key, int(offset)))
         return starts
+
+    def _content(self, column: str, row: int) -> bytes:
+        feature = self._features[column]
+        if self._info["features"][feature]["dtype"] != "video":
+            return super()._content(column, row)
+        return stamp_of(self._video(feature, self.episode_of(row)))
 
     def _read(self, column: str, rows: Rows, out: Array) -> None:
         feature = self._features[column]

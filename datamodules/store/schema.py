@@ -45,9 +45,13 @@ class Column:
 class EpisodeSource(Protocol):
     """What windows are cut from: columns of rows, grouped into episodes."""
 
-    fingerprint: str
     lengths: NDArray[np.int64]
     offsets: NDArray[np.int64]
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells its content from that of others."""
+        ...
 
     @property
     def path(self) -> Path | str:

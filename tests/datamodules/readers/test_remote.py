@@ -131,3 +131,8 @@ def test_urls_that_lead_nowhere_are_named(url, said):
 def test_stores_must_be_local(tiny_store, memory):
     with pytest.raises(ValueError, match="memory-mapped, so they must be local"):
         open_source(memory(tiny_store))
+
+
+def test_a_fingerprint_is_that_of_the_local_data(sample, dinowm, lerobot, memory):
+    for path in (sample, dinowm[0], lerobot[0]):
+        assert open_source(memory(path)).fingerprint == open_source(path).fingerprint
