@@ -14,7 +14,8 @@ from jepakit.datamodules.store import Array, Column, EpisodeSource
 class JoinedSource:
     """The episodes of ``base`` with the column ``name`` of ``extra``, row by row.
 
-    Raises ``ValueError`` when the two do not hold the same episodes, or ``extra`` has no such column.
+    Raises ``ValueError`` when the two do not hold the same episodes, when ``extra`` says that it was computed from
+    other data, and when it has no such column.
     """
 
     def __init__(self, base: EpisodeSource, extra: EpisodeSource, name: str) -> None:
@@ -25,6 +26,12 @@ class JoinedSource:
                 f"{extra.path}: found {len(extra.lengths)} episodes of {extra.lengths.sum()} steps, expected the "
                 f"{len(base.lengths)} episodes of {base.lengths.sum()} steps of {base.path}, each as long as there; "
                 f"compute {name!r} again for this data set"
+            )
+        source = _source_of(extra)
+        if source not in (None, base.fingerprint):
+            raise ValueError(
+                f"{extra.path}: found {name!r} that were computed from the data set with the fingerprint {source}, "
+                f"expected {base.fingerprint}, that of {base.path}; compute {name!r} again for this data set"
             )
         self._base, self._extra, self._name = base, extra, name
         self.fingerprint = base.fingerprint
@@ -55,3 +62,13 @@ class JoinedSource:
         episodes = order[np.searchsorted(self.offsets[order], rows, side="right") - 1]
         moved: NDArray[np.int64] = rows - self.offsets[episodes] + self._extra.offsets[episodes]
         return moved
+
+
+def _source_of(extra: EpisodeSource) -> object:
+    """Fingerprint of the data that ``extra`` was computed from, where it says so.
+
+    ``FeatureCache`` writes it as ``data``, ``store_features`` as ``source_fingerprint``. A converted data set has the
+    latter, too, but for its own source; it has frames beside its features.
+    """
+    settings = getattr(extra, "settings", {})
+    return None if "pixels" in extra.columns else settings.get("data", settings.get("source_fingerprint"))

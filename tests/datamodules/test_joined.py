@@ -9,9 +9,9 @@ from jepakit.datamodules.readers import open_source
 from jepakit.datamodules.store import Column, EpisodeWriter
 
 
-def write_features(path, lengths, name="features"):
+def write_features(path, lengths, name="features", **settings):
     """Row t of episode e is (e, t) for every token."""
-    with EpisodeWriter(path, {name: Column(dtype="float16", shape=(3, 2))}) as writer:
+    with EpisodeWriter(path, {name: Column(dtype="float16", shape=(3, 2))}, settings=settings) as writer:
         for episode, length in enumerate(lengths):
             rows = np.stack([np.full(length, episode), np.arange(length)], axis=1)
             writer.append({name: np.repeat(rows[:, None], 3, axis=1).astype(np.float16)})
@@ -39,6 +39,24 @@ def test_features_of_other_data_are_refused(tiny_store, lengths, tmp_path):
     features = write_features(tmp_path / "features", lengths[:-1])
     with pytest.raises(ValueError, match="found 29 episodes of 1160 steps, expected the 30 episodes of 1200 steps"):
         EpisodeDataModule(str(tiny_store), features=features, image_size=32).setup()
+
+
+@pytest.mark.parametrize("key", ["data", "source_fingerprint"])  # of FeatureCache, of store_features
+def test_features_of_other_data_of_the_same_lengths_are_refused(tiny_store, lengths, tmp_path, key):
+    mine = open_source(tiny_store).fingerprint
+    features = write_features(tmp_path / "mine", lengths, **{key: mine})
+    EpisodeDataModule(str(tiny_store), features=features, image_size=32).setup()
+    features = write_features(tmp_path / "others", lengths, **{key: "0123"})
+    with pytest.raises(ValueError, match=f"others: found 'features' .* the fingerprint 0123, expected {mine}, that of"):
+        EpisodeDataModule(str(tiny_store), features=features, image_size=32).setup()
+
+
+def test_features_in_a_converted_data_set_join_another(tiny_store, lengths, tmp_path):
+    columns = {"features": Column(dtype="float16", shape=(1,)), "pixels": Column(dtype="uint8", shape=(1, 1, 3))}
+    with EpisodeWriter(tmp_path / "set", columns, settings={"source_fingerprint": "of its own source"}) as writer:
+        for length in lengths:
+            writer.append({"features": np.ones((length, 1), "f2"), "pixels": np.zeros((length, 1, 1, 3), "u1")})
+    JoinedSource(open_source(tiny_store), open_source(tmp_path / "set"), "features")
 
 
 def test_a_data_set_without_the_column_is_refused(tiny_store, lengths, tmp_path):
