@@ -53,6 +53,9 @@ def diagnose(source: EpisodeSource, checkup: Checkup, *, progress: Progress | No
     """
     report = Report(path=str(source.path))
     _check_integrity(report, source)
+    if not len(source.lengths):  # as a conversion leaves it that was stopped before its first
+        report.add("error", "length", "no episodes")
+        return report
     _check_lengths(report, source, checkup.window)
     readable = _read_numbers(report, source, progress)
     if readable:

@@ -13,6 +13,7 @@ import pytest
 from jepakit.cli import main
 from jepakit.cli.data import _KINDS
 from jepakit.datamodules.readers import READERS, open_source
+from jepakit.datamodules.store import Column, EpisodeWriter
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "datasets"
 SAMPLE = str(FIXTURES / "pusht_sample.h5")
@@ -102,6 +103,19 @@ def test_doctor_of_what_cannot_be_opened(tmp_path, capsys):
     assert main(["data", "doctor", str(path), "--json", str(tmp_path / "report.json")]) == 1
     assert "cut.h5: not a readable HDF5 file" in capsys.readouterr().out
     assert json.loads((tmp_path / "report.json").read_text())["findings"][0]["check"] == "unreadable"
+
+
+def test_a_conversion_that_was_killed_before_its_first_episode(tmp_path, capsys):
+    store, report = tmp_path / "store", tmp_path / "report.json"
+    columns = {"pixels": Column(dtype="uint8", shape=(32, 32, 3)), "action": Column(dtype="float32", shape=(2,))}
+    EpisodeWriter(store, columns)  # never closed, as by a killed process
+    assert main(["data", "inspect", str(store)]) == 0
+    assert "store; 0 episodes, 0 rows\n" in capsys.readouterr().out
+    assert main(["data", "doctor", str(store), "--json", str(report)]) == 1
+    assert "error   length: no episodes\n" in capsys.readouterr().out
+    content = json.loads(report.read_text())
+    assert [finding["check"] for finding in content["findings"]] == ["integrity", "length"]
+    assert content["figures"] == {"integrity": "all hashes match"}
 
 
 def test_preview_writes_both_pictures(tmp_path, capsys):

@@ -101,11 +101,8 @@ def _inspect(options: argparse.Namespace) -> int:
     console = Console()
     console.print(table)
     kind = options.kind or detect(Location.of(options.path))
-    console.print(
-        f"{kind}; {len(lengths)} episodes, {lengths.sum()} rows; {lengths.min()} to {lengths.max()} steps, "
-        f"{lengths.mean():.1f} on average",
-        highlight=False,
-    )
+    steps = f"; {lengths.min()} to {lengths.max()} steps, {lengths.mean():.1f} on average" if len(lengths) else ""
+    console.print(f"{kind}; {len(lengths)} episodes, {lengths.sum()} rows{steps}", highlight=False)
     return 0
 
 
