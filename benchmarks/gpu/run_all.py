@@ -5,7 +5,8 @@ so that nothing is found out on the GPU that could have been found out before. A
 others go on; the exit status says so.
 
 Wall times after warm-up, the device waited for. MFU is the share of the device's own rate for large matrix products
-of the same precision, measured in the same run; operations are those of matrix products, forward and backward.
+of the same precision, measured in the same run; operations are those of the model's own matrix products, forward and
+backward.
 """
 
 from __future__ import annotations
@@ -76,13 +77,18 @@ def peaks(bench: Benchmark) -> dict[str, float]:
 
 @contextlib.contextmanager
 def tf32(enabled: bool) -> Iterator[None]:
-    """Let float32 matrix products round their inputs to TF32."""
-    before = torch.get_float32_matmul_precision()
+    """Let float32 matrix products and convolutions round their inputs to TF32, or neither.
+
+    The two have switches of their own, and PyTorch lets convolutions round unless told.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if enabled else "highest")
+    torch.backends.cudnn.allow_tf32 = enabled
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def sigreg(bench: Benchmark, repeats: int) -> None:
@@ -109,40 +115,56 @@ def families(quick: bool) -> dict[str, tuple[Callable[[], WorldModel], int]]:
     """Models to train, and windows per step."""
     if quick:
         small = {"cnn_channels": (4, 6), "encoder_size": 32, "encoder": "cnn", "image_size": 32}
-        slots = CJEPAConfig(image_size=32, slots=2, slot_dim=16, predictor_depth=1, encoder_steps=0)
+        slots = CJEPAConfig(image_size=32, slots=2, slot_dim=16, predictor_depth=1)
         return {
             "LeWM": (lambda: LeWMModel(LeWMConfig(vit_depth=1, predictor_depth=1)), 2),
             "PLDM": (lambda: PLDMModel(PLDMConfig.nano()), 8),
             "DINO-WM": (lambda: DINOWMModel(DINOWMConfig(**small, predictor_depth=1)), 2),
-            "C-JEPA": (lambda: CJEPAModel(slots), 4),
+            "C-JEPA, object encoder": (lambda: CJEPAModel(slots), 4),
+            "C-JEPA, predictor": (lambda: with_trained_slots(slots), 4),
         }
     return {
         "LeWM": (lambda: LeWMModel(LeWMConfig()), 256),
         "PLDM": (lambda: PLDMModel(PLDMConfig()), 256),
         "DINO-WM": (lambda: DINOWMModel(DINOWMConfig()), 32),
-        "C-JEPA": (lambda: CJEPAModel(CJEPAConfig(image_size=64, encoder_steps=0)), 256),
+        "C-JEPA, object encoder": (lambda: CJEPAModel(CJEPAConfig(image_size=64)), 256),
+        "C-JEPA, predictor": (lambda: with_trained_slots(CJEPAConfig(image_size=64)), 256),
     }
 
 
+def with_trained_slots(config: CJEPAConfig) -> CJEPAModel:
+    """C-JEPA in its second phase: the object encoder counts as trained, the predictor is what learns."""
+    model = CJEPAModel(config)
+    model.objects.trained.fill_(True)
+    model.objects.requires_grad_(False)  # gets no gradients either way, but torch's counter asks
+    return model
+
+
+def operations(model: torch.nn.Module, loss: Callable[[], Tensor]) -> int:
+    """Operations of a training step's matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        loss().backward()
+    model.zero_grad()
+    return int(counter.get_total_flops())
+
+
 def training(bench: Benchmark, peak: dict[str, float], repeats: int) -> None:
-    """Steps of all families, fp32 and bf16, compiled or not; LeWM beside the plain one."""
+    """Steps of all families, fp32 and bf16, compiled or not; LeWM beside the plain one. Nothing is rounded to TF32."""
     for family, (build, windows) in families(bench.quick).items():
         torch.manual_seed(0)
         model = build().to(DEVICE).train()
         batch = make_batch(model.config, windows, DEVICE)
-        with FlopCounterMode(display=False) as counter:
-            model.losses(batch).total.backward()
-        model.zero_grad()
-        flops = counter.get_total_flops()
         cases: dict[str, tuple[torch.nn.Module, Callable[[], Tensor]]] = {
             "jepakit": (model, lambda model=model, batch=batch: model.losses(batch).total)
         }
-        if not bench.quick:
-            compiled = torch.compile(model.losses)
-            cases["jepakit, compiled"] = (model, lambda losses=compiled, batch=batch: losses(batch).total)
         if family == "LeWM":
             plain = make_pair(model.config)[0].to(DEVICE)
             cases = {"plain": (plain, plain_loss(plain, model.config, batch)), **cases}
+        flops = {name: operations(*case) for name, case in cases.items()}
+        if not bench.quick:
+            compiled = torch.compile(model.losses)
+            cases["jepakit, compiled"] = (model, lambda losses=compiled, batch=batch: losses(batch).total)
+            flops["jepakit, compiled"] = flops["jepakit"]
         times = {}
         for precision in PRECISIONS:
             for name, (trained, loss) in cases.items():
@@ -153,13 +175,14 @@ def training(bench: Benchmark, peak: dict[str, float], repeats: int) -> None:
 
                 if DEVICE.type == "cuda":
                     torch.cuda.reset_peak_memory_stats()
-                times[name] = timed(stepper(trained, cast, fused=DEVICE.type == "cuda"), repeats)
+                with tf32(False):
+                    times[name] = timed(stepper(trained, cast, fused=DEVICE.type == "cuda"), repeats)
                 row = {"part": "training", "family": family, "precision": precision, "case": name, "windows": windows}
                 bench.row(
                     **row,
                     ms=1e3 * times[name],
                     windows_per_s=windows / times[name],
-                    mfu=flops / times[name] / peak[precision],
+                    mfu=flops[name] / times[name] / peak[precision],
                     peak_gb=torch.cuda.max_memory_allocated() / 2**30 if DEVICE.type == "cuda" else None,
                 )
                 if "plain" in times and name != "plain":
