@@ -73,3 +73,12 @@ def test_rows_of_training_name_their_own_operations_and_precision(run_all, monke
     }
     assert {row["case"]: row["mfu"] for row in bench.rows} == expected
     assert expected["plain"] != expected["jepakit"]
+
+
+def test_the_pieces_of_the_long_training_are_cut_from_outside():
+    """Lightning's own clock is in the checkpoint and goes on: after a first piece it leaves nothing for a second."""
+    text = (SCRIPT.parent / "README.md").read_text().replace("\\\n", " ")
+    (command,) = (line for line in text.splitlines() if "lightning fit" in line and line.endswith("--ckpt_path last"))
+    assert "max_time" not in command
+    # --foreground: otherwise the loader processes are told to stop as well, and die before the state is saved
+    assert command.split()[:6] == ["timeout", "--foreground", "--preserve-status", "-s", "TERM", "540"]

@@ -154,6 +154,15 @@ def test_sigterm_ends_with_143(fit, at_step, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "stopped.ckpt").is_file()
 
 
+def test_pieces_of_a_training_add_up(fit, at_step, tmp_path):
+    for step in (2, 4):
+        at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert fit("run") == 143
+        stopped = torch.load(tmp_path / "run" / "checkpoints" / "stopped.ckpt", weights_only=True)
+        assert stopped["global_step"] == step + 1
+    assert fit("run") == 0
+
+
 def test_flags_win_over_the_checkpoint_and_the_change_is_said(fit, at_step, tmp_path):
     at_step(3, lambda: os.kill(os.getpid(), signal.SIGINT))
     assert fit("run") == 130
