@@ -25,7 +25,8 @@ class Probe(L.Callback):
     Numbers go to the run's loggers as ``probe/NAME/…`` and into ``probes/NAME.json`` in its folder, with the
     fingerprint of the weights; pictures lie beside that file and go to the loggers that show any. ``lightning probe``
     does the same on saved weights, without a logger. The model is in evaluation mode meanwhile; neither its weights nor
-    its gradients are touched. Only the first process measures.
+    its gradients are touched. Only the first process measures; after an epoch it tells the others what it found, so
+    that a checkpoint or early stopping decides the same on all of them.
     """
 
     name: ClassVar[str]
@@ -62,8 +63,9 @@ class Probe(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure every ``every_n_epochs`` epochs."""
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            for name, value in self._probe(trainer, pl_module).items():
-                pl_module.log(name, value, logger=False, rank_zero_only=True)  # for callbacks that watch a number
+            found = trainer.strategy.broadcast(self._probe(trainer, pl_module))
+            for name, value in found.items():
+                pl_module.log(name, value, logger=False, sync_dist=True)  # for callbacks that watch a number
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the final state, unless the last epoch's end just did."""
@@ -87,11 +89,11 @@ class Probe(L.Callback):
     def _probe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
         """Measure, log, and return the numbers by their logged names; nothing but on the first process."""
         folder = run_folder(trainer) / "probes"
+        self._measured_at = trainer.global_step
         if not trainer.is_global_zero:
             return {}
         assert isinstance(pl_module, WorldModelModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self._measured_at = trainer.global_step
         values = self.run(pl_module.model, data, folder, step=trainer.global_step)
         named = {f"probe/{self.name}/{name}": value for name, value in values.items()}
         for logger in trainer.loggers:
