@@ -19,7 +19,7 @@ class Publish(L.Callback):
 
     The best is what a ``ModelCheckpoint`` with a ``monitor`` says; without one, the final weights are sent. They lie in
     ``published`` in the run's folder; what is beside it, ``evaluation`` and ``probes``, goes into the card. A commit
-    that fails leaves them there, and says so.
+    that fails, or is refused because the predictor was never trained, leaves them there, and says so.
     """
 
     def __init__(

@@ -28,6 +28,8 @@ from jepakit.zoo.weights import read_checkpoint, save_pretrained
 
 M = TypeVar("M", bound="TrainingModule")
 
+_NO_PREDICTOR = 1e30
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -159,12 +161,21 @@ class TrainingModule(L.LightningModule):
         return self._step("test", batch, 0)
 
     def _step(self, stage: str, batch: dict[str, Tensor], step: int) -> dict[str, Any]:
+        """Losses of a batch, logged; what trains the encoder alone is no ``loss`` but an ``encoder_loss``."""
         losses = self.model.losses(batch, step)
-        windows = batch["action"].shape[0]
-        terms = {f"{stage}/{name}": value.detach() for name, value in losses.terms.items()}
-        self.log(f"{stage}/loss", losses.total.detach(), prog_bar=True, batch_size=windows, sync_dist=stage != "train")
-        self.log_dict(terms, batch_size=windows, sync_dist=stage != "train")
+        how: dict[str, Any] = {"batch_size": batch["action"].shape[0], "sync_dist": stage != "train"}
+        name = "encoder_loss" if self.model.encoder_alone else "loss"
+        self.log(f"{stage}/{name}", losses.total.detach(), prog_bar=True, **how)
+        self.log_dict({f"{stage}/{term}": value.detach() for term, value in losses.terms.items()}, **how)
         return {"loss": losses.total, "outputs": {name: value.detach() for name, value in losses.outputs.items()}}
+
+    def on_validation_epoch_end(self) -> None:
+        """While the encoder is trained alone, show callbacks a ``val/loss`` far above any, lower every time.
+
+        To a checkpoint any model with a trained predictor is then better, and early stopping waits for one.
+        """
+        if self.model.encoder_alone:
+            self.log("val/loss", _NO_PREDICTOR / (1 + self.global_step), logger=False, sync_dist=True)
 
     def optimizer_step(
         self,

@@ -46,11 +46,18 @@ def publish(
     ``revision`` is a branch, made if needed. With ``dry_run``, a folder that must not exist, everything is written
     there and nothing is sent.
 
-    Raises ``ValueError`` for weights that do not load, and huggingface_hub's own errors where the Hub refuses.
+    Raises ``ValueError`` for weights that do not load or whose predictor was never trained, and huggingface_hub's own
+    errors where the Hub refuses.
     """
     folder = Path(weights).expanduser()
     checkpoint = read_checkpoint(folder)
-    mine = fingerprint(build_model(checkpoint))  # what does not load here must not be published
+    model = build_model(checkpoint)  # what does not load here must not be published
+    if model.encoder_alone:
+        raise ValueError(
+            f"{checkpoint.source}: found a {checkpoint.name} whose training ended with its encoder's steps, expected a "
+            "trained predictor; go on training it with --ckpt_path last, or for more trainer.max_steps"
+        )
+    mine = fingerprint(model)
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary) / "repository"
         staged.mkdir()

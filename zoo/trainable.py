@@ -132,6 +132,11 @@ class Trainable(nn.Module):
     def losses(self, batch: Mapping[str, Tensor], step: int = 0) -> Losses:
         """Training losses of a batch; random parts depend on ``config`` and ``step`` only."""
 
+    @property
+    def encoder_alone(self) -> bool:
+        """Whether the model is in the first of two phases, which trains its encoder and leaves its predictor alone."""
+        return False
+
     def step_done(self, step: int) -> None:
         """Called after each optimiser step with the number of steps done: moving averages, change of phase."""
 

@@ -17,6 +17,7 @@ from jepakit.planning import MPCConfig, PlannerConfig, RandomShootingConfig
 from jepakit.zoo import load_model, save_pretrained
 from jepakit.zoo.files import fingerprint
 from jepakit.zoo.publish import publish
+from jepakit.zoo.vjepa.model import VJEPAModel
 
 NAME = "org/lewm-test"
 PUBLISH = """
@@ -344,6 +345,16 @@ def test_what_does_not_load_is_not_published(weights, tmp_path):
     with pytest.raises(ValueError, match="not a complete safetensors file"):
         publish(weights, NAME, dry_run=tmp_path / "dry")
     assert not (tmp_path / "dry").exists()
+
+
+def test_a_model_without_a_trained_predictor_is_not_published(tmp_path):
+    sizes = {"image_size": 16, "patch_size": 8, "vit_width": 12, "vit_depth": 1, "vit_heads": 3, "vit_mlp": 16}
+    model = VJEPAModel({**sizes, "predictor_width": 8, "predictor_depth": 1, "predictor_mlp": 16})
+    with pytest.raises(ValueError, match="found a vjepa whose training ended with its encoder's steps"):
+        publish(save_pretrained(model, tmp_path / "weights"), NAME, dry_run=tmp_path / "dry")
+    assert not (tmp_path / "dry").exists()
+    model.step_done(model.config.encoder_steps)
+    publish(save_pretrained(model, tmp_path / "weights"), NAME, dry_run=tmp_path / "dry")
 
 
 def test_the_token_is_nowhere_but_in_the_requests(hub, client, weights, lewm, tmp_path, capfd):

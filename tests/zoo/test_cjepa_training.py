@@ -77,6 +77,7 @@ def test_the_encoder_is_trained_first_and_frozen_then(data, tmp_path):
     assert module.model.objects.trained
     assert recorder.rates[:3] == pytest.approx(recorder.rates[3:])
     assert {"train/reconstruction", "train/hidden", "train/future"} <= fit.callback_metrics.keys()
+    assert {"train/encoder_loss", "train/loss"} <= fit.logged_metrics.keys()
     assert [set(outputs["outputs"]) for outputs in recorder.outputs[2:4]] == [
         {"latents", "reconstruction", "masks"},
         {"latents", "predictions"},

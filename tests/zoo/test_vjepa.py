@@ -1,9 +1,12 @@
+import csv
 import dataclasses
 from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from jepakit.zoo import VJEPA, VJEPAConfig, from_pretrained
 from jepakit.zoo.config import parse_config
@@ -371,6 +374,22 @@ def test_resuming_in_either_phase_equals_never_stopping(batches, statistics, tmp
     assert stopped.losses + resumed.losses == whole.losses
     assert all(torch.equal(v, continued.state_dict()[n]) for n, v in uninterrupted.state_dict().items())
     assert continued.model.encoder_done
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_the_best_checkpoint_is_of_the_second_phase_and_early_stopping_waits_for_it(batches, statistics, tmp_path):
+    module, data = VJEPA(config={**SMALL, "encoder_steps": 9}, optimizer={"lr": 1e-2}), Windows(batches, statistics)
+    best, stop = ModelCheckpoint(tmp_path / "best", monitor="val/loss"), EarlyStopping("val/loss", patience=1)
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer = fit(module, data, tmp_path, stop, best, max_epochs=4, enable_checkpointing=True, logger=logger)
+    with open(tmp_path / "metrics.csv") as lines:
+        rows = list(csv.DictReader(lines))
+    first, second = ([float(row[name]) for row in rows if row[name]] for name in ("val/encoder_loss", "val/loss"))
+    assert (len(first), len(second)) == (2, 2)
+    assert max(first) < min(second)  # so that one name for both would not do
+    assert best.best_model_score == pytest.approx(min(second))
+    assert torch.load(best.best_model_path, weights_only=True)["state_dict"]["model.encoder_done"]
+    assert trainer.global_step == 16
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")

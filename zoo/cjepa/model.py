@@ -152,7 +152,7 @@ class CJEPAModel(WorldModel):
         """
         self.check_batch(batch)
         config = self.config
-        if not self.objects.trained:
+        if self.encoder_alone:
             return self.objects.losses(self._prepare(batch), step)
         z = self._join_proprio(self.objects.frozen(self._prepare(batch)), batch)
         a = self.embed_actions(batch["action"][:, : -config.future])
@@ -184,6 +184,11 @@ class CJEPAModel(WorldModel):
             terms["proprio"] = error[:, history:, slots:].mean()
         total = torch.stack(list(terms.values())).sum()
         return Losses(total=total, terms=terms, outputs={"latents": z, "predictions": predicted[:, history:]})
+
+    @property
+    def encoder_alone(self) -> bool:
+        """Until the object encoder is trained."""
+        return not self.objects.trained
 
     def step_done(self, step: int) -> None:
         """Freeze the object encoder after its last step."""

@@ -166,6 +166,11 @@ class VJEPAModel(WorldModel):
             outputs={"latents": z, "predictions": predicted},
         )
 
+    @property
+    def encoder_alone(self) -> bool:
+        """Until ``encoder_done``."""
+        return not self.encoder_done
+
     @torch.no_grad()
     def step_done(self, step: int) -> None:
         """Let the target encoder follow, θ̄ ← m θ̄ + (1 − m) θ, and end the first phase, for good, after its steps."""
