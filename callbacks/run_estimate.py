@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.module import WorldModelModule
+from jepakit.zoo.ranks import average
 
 _FIRST_WINDOWS, _LONG_ENOUGH = 4, 1.0
 
@@ -87,13 +88,15 @@ def seconds_per_step(model: WorldModel, batch: dict[str, Tensor]) -> float:
     """Seconds of one forward and backward pass over the whole ``batch``.
 
     Few windows are timed first; their number doubles until a pass takes a second or the batch is used up. What is
-    left is extrapolated in proportion.
+    left is extrapolated in proportion. Times are means over the processes that share a batch, which compute parts of a
+    pass together, so that all of them must make the same passes.
     """
-    full = len(batch["action"])
+    device, full = batch["action"].device, len(batch["action"])
     windows = min(_FIRST_WINDOWS, full)
     _timed(model, batch, windows)  # warm-up
     while True:
-        seconds = min(_timed(model, batch, windows), _timed(model, batch, windows))
+        own = min(_timed(model, batch, windows), _timed(model, batch, windows))
+        seconds = average(torch.tensor(own, device=device)).item()
         if seconds > _LONG_ENOUGH or windows == full:
             return seconds * full / windows
         windows = min(2 * windows, full)

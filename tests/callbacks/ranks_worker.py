@@ -1,18 +1,20 @@
 """A short training of which every process writes into FOLDER/RANK.json what its callbacks say.
 
 Under `python -m torch.distributed.run`. Arguments: MODE STORE FOLDER. Mode `probe`: a checkpoint and early stopping
-watch a probe.
+watch a probe. Mode `estimate`: the run's duration is estimated, by clocks of which one is far ahead of the other.
 """
 
 import json
 import sys
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from jepakit.callbacks import RunEstimate, run_estimate
 from jepakit.callbacks.probe import Probe
 from jepakit.datamodules import TwoRoom
 from jepakit.zoo import LeWM
@@ -43,7 +45,7 @@ def fit(store, folder, callbacks):
         callbacks=callbacks,
     )
     torch.manual_seed(0)
-    trainer.fit(LeWM(SMALL), TwoRoom(store, image_size=32, batch_size=4))
+    trainer.fit(LeWM(SMALL), TwoRoom(store, image_size=32, batch_size=16))
     return trainer
 
 
@@ -54,11 +56,25 @@ def probe(store, folder):
     return {"best": best.best_model_score.item(), "path": best.best_model_path, "epochs": trainer.current_epoch}
 
 
+def estimate(store, folder):
+    timed, passes = run_estimate._timed, []
+
+    def by_own_clock(model, batch, windows):
+        timed(model, batch, windows)
+        passes.append(windows)
+        return [0.1, 1.7][ranks()[0]]
+
+    run_estimate._timed = by_own_clock
+    said = RunEstimate()
+    fit(store, folder, [said])
+    return {"passes": passes, "seconds_per_step": said.estimate.seconds_per_step}
+
+
 def main(mode, store, folder):
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    torch.distributed.init_process_group("gloo")
-    found = {"probe": probe}[mode](store, folder)
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=60))  # for what never comes
+    found = {"probe": probe, "estimate": estimate}[mode](store, folder)
     (folder / f"{ranks()[0]}.json").write_text(json.dumps(found))
 
 
