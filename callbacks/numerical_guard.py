@@ -74,7 +74,7 @@ class NumericalGuard(L.Callback):
         scaled = isinstance(trainer.precision_plugin, MixedPrecision) and trainer.precision_plugin.scaler is not None
         norm = loss.new_zeros(()) if scaled else whole(nn.utils.get_total_norm(gradients)).to(loss.dtype)
         value, size = torch.stack([loss, norm]).tolist()  # one wait for the device
-        self._enter_phase(pl_module, trainer.global_step)
+        self._enter_phase(pl_module)
         self._fault = self._judge(value * trainer.accumulate_grad_batches, size)
         if trainer.strategy.reduce_boolean_decision(bool(self._fault), all=False):
             self._fault = self._fault or "another process found a fault"
@@ -111,9 +111,9 @@ class NumericalGuard(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics({"guard/skipped": self.skipped}, step=trainer.global_step)
 
-    def _enter_phase(self, module: L.LightningModule, step: int) -> None:
+    def _enter_phase(self, module: L.LightningModule) -> None:
         """Losses of a model's two phases do not compare."""
-        phase = int(isinstance(module, TrainingModule) and step >= module.model.config.pretrain_steps)
+        phase = int(isinstance(module, TrainingModule) and not module.model.encoder_alone)
         if phase != self._phase:
             self._phase, self._first, self._largest = phase, 0, 0.0
 

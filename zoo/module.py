@@ -60,6 +60,7 @@ class TrainingModule(L.LightningModule):
         settings = {"config": plain_config(model.config), "optimizer": plain_config(self.optimizer_config)}
         self.save_hyperparameters(settings)
         self._seed = 0  # of a fit
+        self._encoder_first = model.encoder_alone  # whether the fit began, or will, with an encoder to train
 
     # -- saving and loading ----------------------------------------------------------------------------------------
     def save_pretrained(self, directory: str | Path) -> Path:
@@ -88,7 +89,7 @@ class TrainingModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Check the data against the model's config; before training, adopt the data's statistics.
 
-        A checkpoint that is resumed brings its own statistics, restored after this.
+        A checkpoint that is resumed brings its own statistics, restored after this, and says how its fit began.
         """
         spec = getattr(self.trainer.datamodule, "spec", None)  # type: ignore[attr-defined]
         if spec is not None:
@@ -96,6 +97,8 @@ class TrainingModule(L.LightningModule):
         statistics = getattr(self.trainer.datamodule, "statistics", None)  # type: ignore[attr-defined]
         if stage == "fit" and statistics is not None:
             self.model.set_statistics(statistics)
+        if stage == "fit":
+            self._encoder_first = self.model.encoder_alone
 
     def _check_data(self, spec: object) -> None:
         wrong = [
@@ -124,8 +127,13 @@ class TrainingModule(L.LightningModule):
                 "or remove the callback and use 'lightning probe' and 'lightning publish' on the saved weights"
             )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember which schedule the fit has."""
+        checkpoint["encoder_first"] = self._encoder_first
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with this module's settings where they differ from the checkpoint's, and say so."""
+        self._encoder_first = checkpoint.get("encoder_first", True)  # earlier versions' always was
         before, now = (_flat(settings) for settings in (checkpoint.get("hyper_parameters", {}), self.hparams))
         changed = [f"{key} {before[key]} is now {now[key]}" for key in before if now.get(key) != before[key]]
         if changed:
@@ -137,6 +145,10 @@ class TrainingModule(L.LightningModule):
                 group.update(initial_lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
         for state in checkpoint.get("lr_schedulers", []):
             state["base_lrs"] = [config.lr for _ in state["base_lrs"]]
+
+    def _pretrain_steps(self) -> int:
+        """Steps of this fit that train the encoder alone: none where it began with a trained one."""
+        return self.model.config.pretrain_steps if self._encoder_first else 0
 
     def on_fit_start(self) -> None:
         """Train in train mode, also what ``from_pretrained`` gave in eval mode."""
@@ -196,7 +208,7 @@ class TrainingModule(L.LightningModule):
             raise ValueError(
                 "trainer: found no end of training, expected max_epochs or max_steps; the schedule needs it"
             )
-        pretrain = self.model.config.pretrain_steps
+        pretrain = self._pretrain_steps()
         if pretrain >= steps and not getattr(self.trainer, "fast_dev_run", False):  # that one tries the encoder alone
             raise ValueError(
                 f"trainer: found {int(steps)} steps in all, {pretrain} of them for the encoder alone; expected steps "
@@ -211,6 +223,7 @@ class TrainingModule(L.LightningModule):
         )
 
         def factor(step: int) -> float:
+            pretrain = self._pretrain_steps()  # now that a checkpoint of sharded processes is restored, too
             phase, length = (step, pretrain) if step < pretrain else (step - pretrain, int(steps) - pretrain)
             return warmup_cosine(phase, steps=length, warmup_fraction=config.warmup_fraction)
 

@@ -146,6 +146,10 @@ class TwoPhaseModel(LeWMModel):
         super().__init__(config)
         self.done = []
 
+    @property
+    def encoder_alone(self):
+        return len(self.done) < self.config.pretrain_steps
+
     def step_done(self, step):
         self.done.append(step)
 

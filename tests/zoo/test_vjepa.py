@@ -8,9 +8,11 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from jepakit.callbacks import NumericalGuard
 from jepakit.zoo import VJEPA, VJEPAConfig, from_pretrained
 from jepakit.zoo.config import parse_config
 from jepakit.zoo.layers.vit import PatchEncoder, sincos_positions
+from jepakit.zoo.module import warmup_cosine
 from jepakit.zoo.vjepa.masking import draw_masks
 from jepakit.zoo.vjepa.model import VJEPAModel
 
@@ -399,6 +401,43 @@ def test_the_learning_rate_starts_anew_with_the_second_phase(batches, statistics
     assert recorder.rates[0] == recorder.rates[4] == 1e-3
     assert recorder.rates[3] < 0.5e-3
     assert recorder.rates[11] < recorder.rates[5]
+
+
+def make(*, trained, **changes):
+    torch.manual_seed(0)
+    module = VJEPA(config={**SMALL, **changes}, optimizer={"lr": 1.0e-3})
+    if trained:
+        module.model.step_done(module.model.config.encoder_steps)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_a_trained_model_is_trained_further_in_one_cycle(batches, statistics, tmp_path):
+    """In as many steps as its encoder once had; the guard's first steps are those of one phase."""
+    recorder, guard = Recorder(), NumericalGuard()
+    module = make(trained=True)
+    before = {name: value.clone() for name, value in module.model.target_encoder.state_dict().items()}
+    fit(module, Windows(batches, statistics), tmp_path, recorder, guard, max_epochs=1)
+    expected = [warmup_cosine(step, steps=4, warmup_fraction=0.01) for step in range(4)]
+    assert recorder.rates == pytest.approx([1e-3 * factor for factor in expected])
+    assert all(torch.equal(value, before[name]) for name, value in module.model.target_encoder.state_dict().items())
+    fit(make(trained=True), Windows(batches, statistics), tmp_path, guard, max_epochs=2)
+    assert guard.state_dict()["_first"] == 12
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_resumed_fit_keeps_its_schedule(batches, statistics, tmp_path, trained):
+    """Whatever the module that is handed over for the checkpoint to be loaded into."""
+    data, whole, stopped = Windows(batches, statistics), Recorder(), Recorder()
+    fit(make(trained=trained, encoder_steps=6), data, tmp_path, whole)
+    half = fit(make(trained=trained, encoder_steps=6), data, tmp_path, stopped, StopAfterEpoch())
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    for given in (True, False):
+        resumed = Recorder()
+        fit(make(trained=given, encoder_steps=6), data, tmp_path, resumed, ckpt_path=tmp_path / "half.ckpt")
+        assert stopped.rates + resumed.rates == whole.rates
+        assert stopped.losses + resumed.losses == whole.losses
 
 
 def test_training_must_outlast_the_encoders_steps(batches, statistics, tmp_path):
