@@ -16,7 +16,7 @@ from torch import Tensor
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.files import fingerprint
 from jepakit.zoo.frozen_features import FrozenFeatures, ReadsFrozenFeatures
-from jepakit.zoo.latents import LatentConfig, LatentModel
+from jepakit.zoo.latents import LatentConfig, LatentModel, PairConfig
 from jepakit.zoo.module import OptimizerConfig, TrainingModule
 from jepakit.zoo.weights import load_model
 
@@ -45,6 +45,16 @@ class LatentModule(TrainingModule, ReadsFrozenFeatures):
                 "world_model: found nothing, expected the folder or Hub id of the model whose latents it is trained on"
             )
         return frozen
+
+    def _check_data(self, spec: object) -> None:
+        """As every module, and that goals are as far away in the data as the model says it knows."""
+        super()._check_data(spec)
+        config, goals = self.model.config, getattr(self.trainer.datamodule, "goals", None)  # type: ignore[attr-defined]
+        if isinstance(config, PairConfig) and goals is not None and goals.max_offset != config.max_offset:
+            raise ValueError(
+                f"max_offset: the data's goals are up to {goals.max_offset} steps away, the model expects "
+                f"{config.max_offset}; give goals.max_offset of the data and config.max_offset of the model one number"
+            )
 
     def frozen_features(self, data: Any) -> FrozenFeatures:  # noqa: ANN401 (a data module)
         """Latents of single frames, see ``FeatureCache``."""

@@ -7,6 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from jepakit import cli
+from jepakit.cli.app import run_application
 from jepakit.datamodules.collect import Collection, collect
 from jepakit.datamodules.splits import split_episodes
 from jepakit.datamodules.windows import WindowSpec
@@ -73,16 +74,26 @@ NEED_MUJOCO = {"lewm nano on Reacher", "lewm nano on Cube"}
 )
 def test_it_trains(names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    assert cli.main([*tiny_fit(names, tmp_path), *both_phases(names), *needed_data(names)]) == 0
+
+
+@pytest.mark.parametrize("name", ["controller.yaml", "distance.yaml"])
+@pytest.mark.parametrize("flags", [["data.goals"], ["data.init_args.goals", "model.init_args.config"]])
+def test_how_far_goals_are_can_be_said_once_and_twice(name, flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app = run_application([*tiny_fit([name], tmp_path), *(f"--{flag}.max_offset=20" for flag in flags)])
+    assert app.datamodule.goals.max_offset == app.model.model.config.max_offset == 20
+
+
+def tiny_fit(names, folder):
+    """Arguments that train one step with the given files."""
     files = [argument for name in names for argument in ("-c", str(CONFIGS / name))]
     small = [
-        *(f"--data.generate.root={tmp_path}", "--data.generate.episodes=6", "--data.generate.steps=30"),
+        *(f"--data.generate.root={folder}", "--data.generate.episodes=6", "--data.generate.steps=30"),
         *("--data.generate.workers=1", "--data.batch_size=2", "--data.num_workers=0"),
-        *("--trainer.fast_dev_run=true", f"--trainer.logger.init_args.save_dir={tmp_path}"),
+        *("--trainer.fast_dev_run=true", f"--trainer.logger.init_args.save_dir={folder}"),
     ]
-    assert (
-        cli.main(["fit", *files, *small, *both_phases(names), *needed_data(names), *frozen_weights(names, tmp_path)])
-        == 0
-    )
+    return ["fit", *files, *small, *frozen_weights(names, folder)]
 
 
 @pytest.mark.parametrize("names", RUNNABLE.values(), ids=RUNNABLE)

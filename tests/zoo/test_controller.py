@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 
+from jepakit.datamodules.goals import Goals
 from jepakit.zoo import CJEPAModel, Controller, ControllerConfig, ControllerModel, LeWM, LeWMModel, from_pretrained
 from jepakit.zoo.latents import load_latent_model
 from jepakit.zoo.weights import save_pretrained
@@ -162,6 +165,30 @@ def test_a_controller_is_no_world_model(world_model, tmp_path):
         load_latent_model(ControllerModel, folder)
     with pytest.raises(ValueError, match="found a checkpoint of Controller, expected LeWM"):
         LeWM.from_pretrained(saved)
+
+
+class Pairs(L.LightningDataModule):
+    """What is checked before training."""
+
+    spec = SimpleNamespace(frame_skip=2, action_dim=3)
+
+    def __init__(self, farthest):
+        super().__init__()
+        self.goals = Goals(max_offset=farthest, steps=6)
+
+    def train_dataloader(self):
+        pytest.fail("too late")
+
+    val_dataloader = train_dataloader
+
+
+@pytest.mark.parametrize("farthest", [8, 10])
+def test_goals_that_are_not_as_far_as_it_says_are_refused_before_training(world_model, tmp_path, farthest):
+    module = Controller(SMALL, world_model=str(world_model[1]))
+    quiet = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu", "max_steps": 1}
+    message = rf"max_offset: the data's goals are up to {farthest} steps away, the model expects 9; .*goals\.max_offset"
+    with pytest.raises(ValueError, match=message):
+        L.Trainer(default_root_dir=tmp_path, **quiet).fit(module, Pairs(farthest))
 
 
 def test_slots_have_no_order(tmp_path):
