@@ -20,6 +20,7 @@ from jepakit.callbacks.frames import KnownFrames, draw_frames
 from jepakit.callbacks.probe import Probe
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.zoo.base import WorldModel
+from jepakit.zoo.cjepa.model import CJEPAModel
 from jepakit.zoo.readout import fit_readout
 
 Array = NDArray[np.float32]
@@ -33,8 +34,9 @@ class QuantityProbe(Probe):
 
     Reported per quantity, targets standardised: ``QUANTITY/mse``, ``QUANTITY/r`` (Pearson) and ``QUANTITY/r2``. Two
     floors beside them: ``r2_colour``, the same fit on the frame's mean colour, and ``r2_random``, on an encoder of the
-    same architecture with random weights, which is what convolutions or attention give away untrained. Quantities that
-    never change in the training frames are left out. ``NAME.png`` shows the three side by side.
+    same architecture with random weights, which is what convolutions or attention give away untrained; a C-JEPA on
+    slots extracted elsewhere has no encoder, and no such floor. Quantities that never change in the training frames are
+    left out. ``NAME.png`` shows the three side by side.
 
     A quantity that a probe cannot read is not necessarily missing from the latents, and one that it can read is not
     necessarily used by the predictor. Velocities cannot be seen in one frame at all.
@@ -58,12 +60,13 @@ class QuantityProbe(Probe):
         names = tuple(train.names[index] for index in kept)
         mean, std = train.values[:, kept].mean(axis=0), train.values[:, kept].std(axis=0)
         fitted, true = ((frames.values[:, kept] - mean) / std for frames in (train, test))
-        untrained = random_model(model)
         features: dict[str, Callable[[KnownFrames], Array]] = {
             "": lambda frames: frames.latents(model),
             "_colour": lambda frames: frames.columns["pixels"].mean(axis=(1, 2), dtype=np.float32)[:, None],
-            "_random": lambda frames: frames.latents(untrained, cached=False),
         }
+        if has_encoder(model):
+            untrained = random_model(model)
+            features["_random"] = lambda frames: frames.latents(untrained, cached=False)
         found: dict[str, float] = {}
         explained = {}
         for source, of in features.items():
@@ -137,6 +140,11 @@ class MLPProbe(QuantityProbe):
             return out.numpy()
 
         return predict
+
+
+def has_encoder(model: WorldModel) -> bool:
+    """Whether a model computes its latents; slots extracted elsewhere are a C-JEPA's as they are."""
+    return not (isinstance(model, CJEPAModel) and model.config.encoder == "features")
 
 
 def random_model(model: WorldModel) -> WorldModel:

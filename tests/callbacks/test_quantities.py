@@ -9,7 +9,11 @@ from PIL import Image
 from jepakit.callbacks import LinearProbe, MLPProbe
 from jepakit.callbacks.frames import draw_frames, quantities
 from jepakit.callbacks.quantities import random_model
-from jepakit.zoo import LeWMModel
+from jepakit.datamodules import Collisions
+from jepakit.datamodules.extracted import store_features
+from jepakit.zoo import CJEPAModel, LeWMModel
+
+SEEN = {"image_size": 16, "frame_skip": 5, "history": 2}
 
 
 class Blind(Oracle):
@@ -85,6 +89,25 @@ def test_slots_are_read_whatever_their_order(data):
     second.order = (2, 0, 1)
     np.testing.assert_allclose(frames.latents(first), frames.latents(second), rtol=1e-5)
     assert frames.latents(first).shape == (20, 1, 6)
+
+
+@pytest.mark.parametrize("probe", [LinearProbe, MLPProbe])
+def test_slots_extracted_elsewhere_have_no_encoder_to_compare_with(scenes, tmp_path, probe):
+    states = {f"{e}": scenes.source.read("state", rows_of(scenes, e)) for e in range(len(scenes.source.lengths))}
+    places = {name: state.reshape(len(state), 6, 12)[:, :, 6:8] for name, state in states.items()}
+    np.savez(tmp_path / "slots.npz", **places)
+    slots = store_features(tmp_path / "slots.npz", scenes.source, tmp_path / "slots")
+    data = Collisions(str(scenes.source.path), features=str(slots), **SEEN)
+    data.setup("fit")
+    model = prepared(CJEPAModel({**SEEN, "encoder": "features", "slots": 6, "slot_dim": 2}), data)
+    found = probe(train_frames=150, test_frames=40).measure(model, data, tmp_path)
+    kinds = {name.partition("/")[2] for name in found}
+    assert kinds == {"mse", "r", "r2", "r2_colour"}
+    assert (tmp_path / f"{probe.name}.png").is_file()
+
+
+def rows_of(data, episode):
+    return data.source.offsets[episode] + np.arange(data.source.lengths[episode])
 
 
 def test_the_random_floor_has_other_weights_and_the_same_statistics(data):
