@@ -237,7 +237,7 @@ def test_training_shows_shorter_histories_too():
     shown, z = [], make_batch()["features"]
     model.objective = lambda z, a, hidden: shown.append((z, a.shape[1])) or build().objective(z, a, hidden)
     for step in range(60):
-        assert model.losses(make_batch(), step).outputs["latents"].shape[1] == 4
+        assert model.losses(make_batch(), step).outputs["latents"].shape[1] == shown[-1][1] + 1
     assert all(torch.equal(seen, z[:, : length + 1]) for seen, length in shown)
     lengths = [length for _, length in shown]
     assert set(lengths) == {1, 2, 3}
@@ -247,6 +247,18 @@ def test_training_shows_shorter_histories_too():
     for step in range(20):
         model.losses(make_batch(), step)
     assert {length for _, length in shown} == {3}
+
+
+def test_predictions_are_those_of_the_last_latents_also_of_short_histories():
+    model = build(short_share=0.5).train()
+    frames = set()
+    for step in range(10):
+        losses = model.losses(make_batch(), step)
+        z, predicted = losses.outputs["latents"], losses.outputs["predictions"]
+        frames.add(z.shape[1])
+        error = (predicted - z[:, -predicted.shape[1] :]).square().mean()
+        torch.testing.assert_close(error, losses.terms["future"])
+    assert len(frames) > 1
 
 
 def test_a_short_history_is_the_end_of_a_long_one():

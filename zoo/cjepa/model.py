@@ -163,14 +163,14 @@ class CJEPAModel(WorldModel):
         shown = a.shape[1]
         if self.training:
             shown = draw_history(shown, short_share=config.short_share, generator=generator)
-        losses = self.objective(z[:, : shown + config.future], a[:, :shown], hidden)
-        return Losses(total=losses.total, terms=losses.terms, outputs={**losses.outputs, "latents": z})
+        return self.objective(z[:, : shown + config.future], a[:, :shown], hidden)
 
     def objective(self, z: Tensor, a: Tensor, hidden: Tensor) -> Losses:
         """Mean (ẑ − z)² over hidden slots of the history + the same over all future slots [+ future proprioception].
 
         Of latents z (B, H + R, N, D), embedded actions a (B, H, D) and ``hidden`` (B, O) or (1, O), true where hidden.
-        Targets are detached. Frame 0, where nothing is hidden, does not count.
+        Targets are detached. Frame 0, where nothing is hidden, does not count. Among the outputs, ``predictions``
+        (B, R, N, D) are those of the last R frames of ``latents``.
         """
         history, slots = a.shape[1], self.config.slots
         predicted = self._predict(z[:, :history], a, hidden)
