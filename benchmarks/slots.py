@@ -1,5 +1,7 @@
 """Do slots find the objects of Collisions? The object encoder of C-JEPA trained alone, with several seeds.
 
+Slots are the paper's, or with ``--seen`` what is seen where they look (``slots_seen``), as in C-JEPAs that plan.
+
 FG-ARI and mBO are those of whole validation clips of 8 frames, 2 environment steps apart; training sees 2 frames at a
 time. Every seed leaves a folder in ``runs/slots`` that C-JEPA takes as ``encoder_weights``, and a picture.
 """
@@ -80,13 +82,13 @@ def score(model: CJEPAModel, data: Collisions, picture: Path) -> dict[str, float
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seen", action="store_true", help="slots are what is seen where they look")
     bench = start("slots", __doc__, parser)
     keep_freed_memory()
     torch.set_num_threads(1)
     steps = 20 if bench.quick else 10_000
-    config = dataclasses.replace(
-        CJEPAConfig.nano(), slots=7, slot_motion=0.0, frame_skip=FRAME_SKIP, encoder_steps=steps
-    )
+    sizes = {"slots": 7, "slot_motion": 0.0, "frame_skip": FRAME_SKIP, "encoder_steps": steps}
+    config = dataclasses.replace(CJEPAConfig.nano(), **sizes, slots_seen=bench.options.seen)
     for seed in bench.options.seeds:
         torch.manual_seed(seed)
         model = CJEPAModel(config)

@@ -17,9 +17,11 @@ class CJEPAConfig(WorldModelConfig):
 
     ``encoder`` says where slots come from. ``slot_attention`` finds them in the frames: it is trained for the first
     ``encoder_steps`` steps and frozen then; ``slot_merging`` is the weight of what makes it give up slots that share an
-    object, ``slot_motion`` that of what moves among all pixels. ``oracle`` takes true states: ``oracle_objects`` lists,
-    for every slot, the columns of ``state`` that describe its object, ``oracle_angles`` which columns are angles in
-    radians. ``features`` takes slots extracted elsewhere, (``slots``, ``slot_dim``) per frame.
+    object, ``slot_motion`` that of what moves among all pixels, and with ``slots_seen`` a slot is what is seen where it
+    looks, so that a goal's slots can be reached; without, it is what Slot Attention carries, which finds objects better
+    and drifts (docs/results/slots.md). ``oracle`` takes true states: ``oracle_objects`` lists, for every slot, the
+    columns of ``state`` that describe its object, ``oracle_angles`` which columns are angles in radians. ``features``
+    takes slots extracted elsewhere, (``slots``, ``slot_dim``) per frame.
 
     In training ``mask_count`` (fewest, most) slots are hidden, drawn anew at every step for every sample or for the
     batch; (0, 0) is OC-JEPA. ``short_share`` of the steps see a history of a random length below ``history``, so that
@@ -38,6 +40,7 @@ class CJEPAConfig(WorldModelConfig):
     slot_iterations: int = 3
     slot_merging: float = 0.1
     slot_motion: float = 0.0
+    slots_seen: bool = False
     oracle_objects: tuple[tuple[int, ...], ...] = ()
     oracle_angles: tuple[int, ...] = ()
 
@@ -114,6 +117,7 @@ class CJEPAConfig(WorldModelConfig):
             slot_dim=64,
             encoder_steps=2000,
             slot_motion=1.0,
+            slots_seen=True,
             predictor_depth=3,
             predictor_heads=4,
             predictor_head_dim=16,

@@ -44,6 +44,7 @@ class ObjectEncoder(nn.Module):
                 channels=config.slot_channels,
                 hidden=config.slot_hidden,
                 iterations=config.slot_iterations,
+                seen=config.slots_seen,
             )
         elif config.encoder == "oracle":
             self.slots = OracleEncoder(

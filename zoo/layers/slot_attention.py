@@ -23,15 +23,16 @@ _LEAST_SHARE = 1e-4  # of a clip's pixels: the slope of a square root is infinit
 
 
 class SlotAttention(nn.Module):
-    """Slots compete for positions: softmax over slots, weighted mean over positions (algorithm 1), MLP.
+    """Slots compete for positions: softmax over slots, weighted mean over positions, GRU, MLP (algorithm 1).
 
-    In the paper a GRU carries the slot itself from iteration to iteration. Here it carries a state that only says where
-    to look; the slot is what is seen there. A carried slot changes at every iteration, also where nothing moves: those
-    of a goal, encoded alone, would not be those of the same picture at a clip's end.
+    The paper's slots are what the GRU carries from iteration to iteration. They change with every iteration, also where
+    nothing moves: those of a goal, encoded alone, are not those of the same picture at a clip's end. With ``seen`` the
+    GRU carries a state that only says where to look, and a slot is what is seen there.
     """
 
-    def __init__(self, width_in: int, slot_dim: int, *, hidden: int) -> None:
+    def __init__(self, width_in: int, slot_dim: int, *, hidden: int, seen: bool = False) -> None:
         super().__init__()
+        self.seen = seen
         self.input_norm = nn.LayerNorm(width_in)
         self.slot_norm = nn.LayerNorm(slot_dim)
         self.to_q = nn.Linear(slot_dim, slot_dim, bias=False)
@@ -63,7 +64,9 @@ class SlotAttention(nn.Module):
             attention = (q @ k.transpose(1, 2)).softmax(dim=1) + _EPSILON
             seen = (attention / attention.sum(dim=2, keepdim=True)) @ v
             state = self.gru(seen.flatten(0, 1), state.flatten(0, 1)).view_as(state)
-        return seen + self.mlp(seen), state
+            if not self.seen:
+                state = state + self.mlp(state)
+        return (seen + self.mlp(seen) if self.seen else state), state
 
 
 class SlotEncoder(nn.Module):
@@ -86,11 +89,12 @@ class SlotEncoder(nn.Module):
         hidden: int,
         iterations: int,
         later_iterations: int,
+        seen: bool = False,
     ) -> None:
         super().__init__()
         self.iterations, self.later_iterations = iterations, later_iterations
         self.front = front
-        self.attention = SlotAttention(width_in, slot_dim, hidden=hidden)
+        self.attention = SlotAttention(width_in, slot_dim, hidden=hidden, seen=seen)
         self.start = nn.Parameter(torch.randn(slots, slot_dim))
 
     def encode(self, frames: Tensor) -> Tensor:
@@ -117,7 +121,7 @@ class SlotAutoencoder(SlotEncoder):
     """Slots of pictures that a CPU can train: a strided CNN, Slot Attention, a spatial-broadcast decoder.
 
     Frames are normalised floats (B, T, 3, h, w), and so are reconstructions; masks are (B, T, N, h, w). ``channels``
-    is the width of the convolutions, ``hidden`` of the MLPs.
+    is the width of the convolutions, ``hidden`` of the MLPs; ``seen`` is ``SlotAttention``'s.
     """
 
     mean_colour: Tensor
@@ -133,6 +137,7 @@ class SlotAutoencoder(SlotEncoder):
         hidden: int = 128,
         iterations: int = 3,
         later_iterations: int = 1,
+        seen: bool = False,
     ) -> None:
         require_multiple("image_size", image_size, "two patches of the decoder", 2 * PATCH)
         super().__init__(
@@ -143,6 +148,7 @@ class SlotAutoencoder(SlotEncoder):
             hidden=hidden,
             iterations=iterations,
             later_iterations=later_iterations,
+            seen=seen,
         )
         self.decoder = BroadcastDecoder(image_size, slot_dim, channels=channels)
         self.register_buffer("mean_colour", torch.zeros(3, 1, 1))
