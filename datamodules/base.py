@@ -18,7 +18,7 @@ from jepakit.datamodules.joined import JoinedSource
 from jepakit.datamodules.progress import progress_bar
 from jepakit.datamodules.readers import open_source
 from jepakit.datamodules.recording import load_class, make_env
-from jepakit.datamodules.sampling import EpochOrder, WindowLoader, WindowSampler
+from jepakit.datamodules.sampling import EpochOrder, WindowLoader, WindowSampler, leave_signals_to_the_main_process
 from jepakit.datamodules.splits import Bounds, Part, fit_statistics, split_episodes
 from jepakit.datamodules.store import Codec, EpisodeSource
 from jepakit.datamodules.windows import Statistics, WindowDataset, WindowSpec, identity
@@ -304,4 +304,5 @@ class EpisodeDataModule(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             multiprocessing_context=None if forked or not self.num_workers else "spawn",
             collate_fn=identity,
+            worker_init_fn=leave_signals_to_the_main_process,
         )

@@ -6,6 +6,7 @@ So the windows of the k-th step are the same for 1 process with batches of 128 a
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,15 @@ class WindowSampler(DistributedSampler[int]):
         share = self.order.indices(self.epoch + self.shift)[self.rank :: self.num_replicas][: len(self)]
         skip, self.skip = self.skip, 0
         return map(int, share[skip:])
+
+
+def leave_signals_to_the_main_process(worker: int) -> None:
+    """Have a loader process ignore Ctrl-C and SIGTERM, which terminals and schedulers send to every process of a job.
+
+    A training that stops gracefully needs its loaders until it has. They end when it does.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class WindowLoader(DataLoader[Batch]):

@@ -1,11 +1,13 @@
 """Checkpoints: whole or not there, the right one to go on from; and ends of a training that lose nothing."""
 
 import csv
+import multiprocessing
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,23 @@ def test_sigterm_ends_with_143(fit, at_step, tmp_path):
     at_step(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert fit("run") == 143
     assert (tmp_path / "run" / "checkpoints" / "stopped.ckpt").is_file()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_all_processes_of_the_job_stops_it_gracefully(fit, at_step, number, code, tmp_path):
+    def signal_all():
+        loaders = multiprocessing.active_children()
+        assert loaders
+        # From another process: a loader that its own parent asks leaves without a complaint.
+        subprocess.run(["kill", f"-{int(number)}", *(str(process.pid) for process in loaders)], check=True)
+        threading.Timer(1.0, os.kill, (os.getpid(), number)).start()  # which needs them until then
+
+    at_step(3, signal_all)
+    endless = ["--data.num_workers=1", "--trainer.max_steps=100000", "--trainer.max_epochs=null"]
+    assert fit("run", *endless) == code
+    stopped = torch.load(tmp_path / "run" / "checkpoints" / "stopped.ckpt", weights_only=True)
+    assert stopped["global_step"] > 4
+    assert not multiprocessing.active_children()
 
 
 def test_pieces_of_a_training_add_up(fit, at_step, tmp_path):
