@@ -66,9 +66,11 @@ def test_results_of_another_command_are_not_taken_for_this_ones(tmp_path, capsys
 
 _SLOW_TO_STOP = """
 import signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: None)
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
 print("ready", flush=True)
-signal.pause()
+while not asked:
+    time.sleep(0.01)
 time.sleep(1)
 open(sys.argv[1], "w").close()
 """
