@@ -86,9 +86,13 @@ def test_an_interrupted_sweep_lets_its_trainings_save(tmp_path, monkeypatch):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        execute(point, threads=1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # other tests may have set another
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            execute(point, threads=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "saved").is_file()
     assert "--ckpt_path=last" in point.arguments
 

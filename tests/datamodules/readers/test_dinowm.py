@@ -1,6 +1,7 @@
 """DINO-WM's folder: tensors and videos as one set of columns; pickles that run nothing."""
 
 import pickle
+import pprint
 import shutil
 
 import numpy as np
@@ -64,7 +65,8 @@ class Harmful:
 
 
 @pytest.mark.parametrize(
-    ("function", "said"), [(print, r"builtins\.print"), (eval, r"builtins\.eval"), (shutil.rmtree, r"shutil\.rmtree")]
+    ("function", "said"),
+    [(pprint.pprint, r"pprint\.pprint"), (eval, r"builtins\.eval"), (shutil.rmtree, r"shutil\.rmtree")],
 )
 def test_a_pickle_runs_nothing(dinowm, tmp_path, function, said, capsys):
     precious = tmp_path / "precious"
