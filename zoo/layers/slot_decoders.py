@@ -76,7 +76,7 @@ class BroadcastDecoder(nn.Module):
         x = x.flatten(0, 1).unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
         x = self.layers(x).permute(0, 2, 3, 1)
         painted = self.paint(x).unflatten(-1, (4, PATCH**2)).unflatten(0, slots.shape[:2])
-        colours, scores = painted[..., :3, :], painted[..., 3:, :]
+        colours, scores = painted.split([3, 1], dim=-2)
         masks = scores.softmax(dim=1)  # (M, N, g, g, 1, 16): patches become pixels only once slots are summed
         pictures = (colours * masks).sum(dim=1)
         return (
