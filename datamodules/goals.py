@@ -39,7 +39,7 @@ class GoalDataset(WindowDataset):
 
     A batch has the columns of both frames (B, 2, ...), their distance ``offset`` (B,) in environment steps, and the raw
     ``action`` (B, G, C) from the first frame on. Actions from the goal on say nothing about the way there; behind the
-    episode's end they are ``last_action``.
+    episode's end they are ``last_action``. Raises ``ValueError`` if no episode of the source is ``max_offset`` long.
     """
 
     def __init__(
@@ -56,6 +56,12 @@ class GoalDataset(WindowDataset):
         pair = WindowSpec(history=1, predictions=1, frame_skip=1)
         super().__init__(source, episodes, pair, last_action=last_action, stride=stride, columns=columns)
         self._goals = goals
+        farthest = int(source.lengths.max()) - 1
+        if goals.max_offset > farthest:
+            raise ValueError(
+                f"{source.path}: goals.max_offset: found {goals.max_offset}, expected at most {farthest}, the steps of "
+                "the longest episode; what is trained would claim to know goals that it never saw"
+            )
         lengths, kind = np.unique(source.lengths[episodes], return_inverse=True)
         tables = [_pairs(int(length), goals, stride) for length in lengths]
         sizes = np.array([len(table) for table in tables])

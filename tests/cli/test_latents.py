@@ -38,8 +38,8 @@ def trained(mini_config, tmp_path_factory):
         **{
             name: fit(name, "-c", str(CONFIGS / f"{name}.yaml"), *common, *more)
             for name, more in (
-                ("controller", ["--model.config.width=16"]),
-                ("distance", ["--model.config.width=16"]),
+                ("controller", ["--model.config.width=16", "--data.goals.max_offset=49"]),
+                ("distance", ["--model.config.width=16", "--data.goals.max_offset=49"]),
                 ("macro", ["--model.config.width=16"]),
             )
         },
@@ -93,6 +93,7 @@ def test_a_world_model_is_probed(mini_config, trained, tmp_path, capsys):
     assert "found no probe, expected at least one: --trainer.callbacks+=" in capsys.readouterr().err
     small = [f"--trainer.callbacks.{name}=2" for name in ("tasks", "candidates", "horizon", "windows")]
     assert cli.main([*probe, "--trainer.callbacks+=jepakit.callbacks.FidelityProbe", *small]) == 0
+    assert "\ntest episodes kept from training: yes\n" in capsys.readouterr().out
     (entry,) = json.loads((tmp_path / "fidelity.json").read_text())["measured"]
     assert entry["step"] == json.loads((Path(trained["world"]) / "training.json").read_text())["steps"] > 0
     assert entry["weights"] == fingerprint(load_model(trained["world"]))

@@ -132,3 +132,15 @@ def test_a_range_must_not_be_empty():
 def test_wrong_settings_are_refused(values):
     with pytest.raises(ValueError, match=f"goals.{next(iter(values))}: found 0, expected at least 1"):
         Goals(**values)
+
+
+def test_goals_beyond_the_longest_episode_are_refused(tiny_store):
+    longest = int(EpisodeStore(tiny_store).lengths.max()) - 1
+    for farthest in (longest, longest + 1):
+        module = TwoRoom(str(tiny_store), image_size=32, goals=Goals(max_offset=farthest))
+        module.setup("fit")
+        if farthest == longest:
+            assert everything(module.dataset("train"))["offset"].max() == longest
+            continue
+        with pytest.raises(ValueError, match=rf"goals.max_offset: found {farthest}, expected at most {longest}, "):
+            module.dataset("train")

@@ -126,12 +126,13 @@ class Trainer(L.Trainer):
         datamodule.setup("test")
         world = load_model(weights).to(self.strategy.root_device)
         check_fit(world, datamodule)
-        check_held_out([weights], datamodule)
+        held_out = check_held_out([weights], datamodule)
         folder = Path(out) if out else results_folder(weights, "probes")
         record = resolve(weights, [TRAINING_FILE]) / TRAINING_FILE
         step = read_training(record)["steps"] if record.is_file() else 0
         found = {probe.name: probe.run(world, datamodule, folder, step=step) for probe in probes}
         print(json.dumps(found, indent=1))
+        print(f"test episodes kept from training: {held_out}")
         print(f"wrote {folder}")
         return found
 
