@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,9 @@ class TaskConfig:
             raise ValueError(f"split of the tasks: found {self.split!r}, expected 'test', or 'val' to choose settings")
         if self.goals not in ("episode", "drawn"):
             raise ValueError(f"goals of the tasks: found {self.goals!r}, expected 'episode' or 'drawn'")
+        for name in ("count", "offset"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"tasks.{name}: found {getattr(self, name)}, expected at least 1")
 
 
 def environment_factory(data: EpisodeDataModule) -> Callable[[], GoalEnv]:
@@ -52,7 +56,12 @@ def environment_factory(data: EpisodeDataModule) -> Callable[[], GoalEnv]:
 
 
 def tasks_of(data: EpisodeDataModule, config: TaskConfig) -> Manifest:
-    """Draw the tasks from the held-out episodes of ``data``."""
+    """Draw the tasks from the held-out episodes of ``data``, or read the list.
+
+    Raises ``ValueError`` for a list of other episodes of ``data`` than its split has here.
+    """
+    if config.list:
+        return _listed(data, Path(config.list))
     part = "val" if config.split == "val" else "test"
     source = data.source
     states = {
@@ -72,6 +81,19 @@ def tasks_of(data: EpisodeDataModule, config: TaskConfig) -> Manifest:
         split=part,
         sample=environment_factory(data)().sample_state if config.goals == "drawn" else None,
     )
+
+
+def _listed(data: EpisodeDataModule, file: Path) -> Manifest:
+    manifest = Manifest.load(file)
+    if manifest.data_fingerprint == data.source.fingerprint:
+        there = data.parts.get(manifest.split, ())  # type: ignore[call-overload]
+        others = sorted({task.episode for task in manifest.tasks} - {int(episode) for episode in there})
+        if others:
+            raise ValueError(
+                f"{file}: found tasks from the episodes {others}, expected those of the data's {manifest.split} split "
+                "alone: the list is of another split of the same data; set data.seed, val_share and test_share to its"
+            )
+    return manifest
 
 
 def draw_windows(

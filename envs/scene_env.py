@@ -95,6 +95,12 @@ class SceneEnv(GoalEnv):
         """Draw the scene into ``out`` ``(S, S, 3)``."""
         self._painter.draw(out, self._table)
 
+    def picture(self, state: NDArray[Any]) -> Frame:
+        """Draw another scene; see the base class."""
+        frame = np.empty((self.image_size, self.image_size, 3), dtype=np.uint8)
+        self._painter.draw(frame, self._table_of(state))
+        return frame
+
     def annotations(self) -> dict[str, NDArray[Any]]:
         """``mask`` ``(S, S)`` uint8: the object each pixel shows, i + 1 for object i, 0 for none."""
         return {"mask": self._painter.mask(self._table)}

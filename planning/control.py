@@ -173,8 +173,9 @@ class ControlLoop:
 
         The goal may be ``None`` if the objective needs none. It is thought to be ``offset`` actions away, see
         :meth:`jepakit.planning.MPCPolicy.expect`. Plans once for every length of the history, so that engines are warm
-        when the robot moves. Raises ``ValueError`` for a goal or offset that does not fit.
+        when the robot moves. Raises ``ValueError`` for a goal or offset that does not fit; then nothing is started.
         """
+        self.finish()
         spec = self._spec
         side = spec.image_size
         if goal is None:
@@ -192,6 +193,10 @@ class ControlLoop:
         self._started = True
         self._clear()
 
+    def finish(self) -> None:
+        """Leave the goal: :meth:`step` is refused until :meth:`start` sets one again."""
+        self._started = False
+
     def step(self, sight: Sight | None) -> Command:
         """Return what to do now, having sensed ``sight`` (``None``: the camera gave nothing). Never raises.
 
@@ -202,6 +207,7 @@ class ControlLoop:
         began = self._clock()
         if self._sent_at is not None and began - self._sent_at > 2 * self.config.period:
             self.policy.forget()
+            self._sent = None  # long over: nothing to hold
         command = self._refused(sight, began)
         if command is None:
             assert sight is not None
@@ -237,7 +243,8 @@ class ControlLoop:
                     self._overruns += 1
                     due = self._clock()
         finally:
-            send(self._stop.copy())
+            self._sent = self._stop.copy()
+            send(self._sent.copy())
             _LOG.info("%s", self.summary())
         return self.summary()
 
@@ -257,13 +264,14 @@ class ControlLoop:
         target = None
         if planner.objective.needs_goal:
             target = planner.encode_goal(goal.goal_frame[None], goal.goal_proprio[None])
-        for frames in range(1, self.policy.history + 1):
+        for frames in range(1, self.policy.history):
             sights, felt = (np.stack([part] * frames)[None] for part in (goal.goal_frame, goal.goal_proprio))
             blocks = np.stack([mean] * frames)[None, 1:]
             seen = planner.observe(sights, past_actions=blocks, proprio=felt)
             rng = np.random.default_rng(0)
             initial = self.policy.proposed(seen, target, self.policy.config.horizon)
             planner.plan(seen, target, horizon=self.policy.config.horizon, rngs=[rng], initial=initial)
+        self.policy.rehearsal(_View(Sight(frame=goal.goal_frame, taken_at=0.0, proprio=goal.goal_proprio)), goal)()
 
     def _clear(self) -> None:
         self._steps = self._overruns = self._held = 0
@@ -280,9 +288,10 @@ class ControlLoop:
         if sight is None:
             return self._safe("no_frame", "the camera gave no frame")
         age = now - sight.taken_at
-        # Also false for NaN. A frame from the future was stamped by another clock: its age is unknown.
+        # Also false for NaN. Clocks may differ a little, but of a frame from the future the age is not known.
         if not -self.config.period <= age <= self.config.max_age:
-            return self._safe("stale_frame", f"the frame is {age:.3f} s old, expected 0 to {self.config.max_age} s")
+            expected = f"at most {self.config.max_age} s, and at most a period ahead of the clock"
+            return self._safe("stale_frame", f"the frame is {age:.3f} s old, expected {expected}")
         frame = sight.frame
         if frame.dtype != np.uint8 or frame.shape != (side, side, 3):
             wanted = f"uint8 of shape {(side, side, 3)}"
@@ -310,7 +319,9 @@ class ControlLoop:
             if took > self.config.period:
                 detail = f"planning took {took:.3f} s of a period of {self.config.period} s"
                 return self._safe("missed_deadline", detail, unsent=1)
-        return Command(action=np.clip(action, self._spec.action_low, self._spec.action_high))
+        within = np.clip(action, self._spec.action_low, self._spec.action_high)
+        self.policy.done(within[None])
+        return Command(action=within)
 
     def _safe(self, fault: Fault, detail: str, *, unsent: int = 0) -> Command:
         self.policy.forget(unsent=unsent)

@@ -71,8 +71,8 @@ class ProposalConfig:
             )
 
     def at(self, step: int) -> int:
-        """Return the offset after ``step`` steps."""
-        return max(self.offset - step, self.least_offset)
+        """Return the offset after ``step`` steps, below 0 while the goal is farther than that."""
+        return max(self.offset - max(step, 0), self.least_offset)
 
 
 @dataclass(frozen=True)
@@ -108,19 +108,20 @@ class MPCPolicy:
         self.reset([], budget=0)
 
     def reset(self, assignments: Sequence[Assignment], budget: int) -> None:
-        """See :class:`jepakit.planning.policies.Policy`; encodes the goals."""
+        """See :class:`jepakit.planning.policies.Policy`; encodes the goals, and changes nothing if that fails."""
         spec = self.planner.backend.spec
+        goals: Array | None = None
+        if assignments and self.planner.objective.needs_goal:
+            goals = self.planner.encode_goal(
+                np.stack([assignment.goal_frame for assignment in assignments]),
+                np.stack([assignment.goal_proprio for assignment in assignments]),
+            )
+        self._goals = goals
         self._step = self._phase = 0  # actions taken; of them, those of the block that is under way
         self._aimed = False
         self.expect(None)
         self._rngs = [assignment.rng for assignment in assignments]
         self._memories = [_Memory() for _ in assignments]
-        self._goals: Array | None = None
-        if assignments and self.planner.objective.needs_goal:
-            self._goals = self.planner.encode_goal(
-                np.stack([assignment.goal_frame for assignment in assignments]),
-                np.stack([assignment.goal_proprio for assignment in assignments]),
-            )
         self._plan = np.empty((len(assignments), 0, spec.block_width), np.float32)
         self._guesses: Array | None = None
         self._executed = 0
@@ -141,33 +142,34 @@ class MPCPolicy:
             self._executed += 1
         self._step += 1
         self._phase = (offset + 1) % spec.frame_skip
-        columns = slice(offset * spec.action_dim, (offset + 1) * spec.action_dim)
-        return self._plan[rows, self._executed - 1, columns]
+        self._last = rows, slice(offset * spec.action_dim, (offset + 1) * spec.action_dim)
+        return self._plan[rows, self._executed - 1, self._last[1]]
+
+    def done(self, actions: Action) -> None:
+        """Note what was done, (len(active), C), in place of what :meth:`act` has just returned: clipped, for example."""
+        rows, columns = self._last
+        self._plan[rows, self._executed - 1, columns] = actions
 
     def aim(self, goals: Array, rows: Rows, *, offset: int | None = None) -> None:
         """Go for other goals from the next block boundary on: latents ``(len(rows), N, D)`` of the tasks ``rows``.
 
-        They are ``offset`` environment steps away, see :meth:`expect`.
+        They are ``offset`` environment steps away, as :meth:`expect` has it.
         """
         if self._goals is None:
             raise ValueError("goals: found none to replace, expected an objective that needs them")
         self._goals[rows] = goals
         self._aimed = True
-        self.expect(offset)
+        self._expect(offset)
 
     def expect(self, offset: int | None) -> None:
         """Take the goals to be ``offset`` environment steps away now; by default as many as the settings say.
 
-        A controller is told that, at most as many as ``proposals`` says, and the horizon shrinks towards it if the
-        settings have an ``arrival``.
+        A controller is told that, at most as many as ``proposals`` says until they are nearer, and the horizon shrinks
+        towards it if the settings have an ``arrival``. Raises ``ValueError`` for less than 1.
         """
         if offset is not None and offset < 1:
             raise ValueError(f"offset: found {offset}, expected at least 1 environment step")
-        arrival = self.config.arrival
-        self._due = None if arrival is None else self._step + (offset or arrival)
-        self._begun = self._step
-        if self.proposals is not None and offset is not None:
-            self._begun -= max(self.proposals.offset - offset, 0)
+        self._expect(offset)
 
     def forget(self, *, unsent: int = 0) -> None:
         """Drop the plan and what was seen, because the robot did something else; the next action begins a new plan.
@@ -224,6 +226,13 @@ class MPCPolicy:
             return self.planner.plan(observation, goal, horizon=self.config.horizon, rngs=[rng], initial=initial)
 
         return plan
+
+    def _expect(self, offset: int | None) -> None:
+        arrival = self.config.arrival
+        self._due = None if arrival is None else self._step + (offset or arrival)
+        self._begun = self._step
+        if self.proposals is not None and offset is not None:
+            self._begun += offset - self.proposals.offset
 
     def _remember(self, views: Sequence[View], rows: Rows) -> None:
         """Take in the frame of a block boundary, and the block that led to it."""

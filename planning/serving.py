@@ -79,7 +79,14 @@ def read_message(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
 
 
 def serve(loop: ControlLoop, requests: BinaryIO, send: Callable[[bytes], object]) -> None:
-    """Answer one client's requests until it leaves; what is no message ends the conversation."""
+    """Answer one client's requests until it leaves; what is no message ends the conversation. Its goal ends with it."""
+    try:
+        _converse(loop, requests, send)
+    finally:
+        loop.finish()
+
+
+def _converse(loop: ControlLoop, requests: BinaryIO, send: Callable[[bytes], object]) -> None:
     kinds = {"start": _start, "frame": _frame, "summary": _summary}
     while True:
         try:
@@ -161,10 +168,10 @@ def _start(loop: ControlLoop, header: dict[str, Any], payload: bytes) -> dict[st
 
 def _frame(loop: ControlLoop, header: dict[str, Any], payload: bytes) -> dict[str, Any]:
     """Step, whatever came: a picture that cannot be one becomes an empty one, which the loop refuses as such."""
-    picture, taken_at = _picture(header, payload), header.get("time")
+    picture = _picture(header, payload)
     sight = Sight(
         frame=np.empty(0, np.uint8) if picture is None else picture,
-        taken_at=float(taken_at) if isinstance(taken_at, (int, float)) else math.nan,
+        taken_at=_seconds(header.get("time")),
         proprio=_numbers(header.get("proprio")),
     )
     command = loop.step(sight)
@@ -182,6 +189,13 @@ def _picture(header: dict[str, Any], payload: bytes) -> NDArray[np.uint8] | None
     if not all(type(length) is int and length > 0 for length in shape) or math.prod(shape) != len(payload):
         return None
     return np.frombuffer(payload, np.uint8).reshape(shape)
+
+
+def _seconds(value: object) -> float:
+    try:
+        return float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        return math.nan
 
 
 def _numbers(value: object) -> NDArray[np.float32] | None:

@@ -23,6 +23,8 @@ from jepakit.planning.solver import Solver
 from jepakit.planning.targets import KeepOut, KeepOutConfig, ReachTarget, ReachTargetConfig
 
 P = TypeVar("P", bound="PlannerConfig")
+#: What an objective may ask beside the goal.
+_JUDGED = ("action_penalty", "smoothness_penalty", "reach", "keep_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ class PlannerConfig:
     """How to plan: the search (``solver`` and its section), what it minimises and when to re-plan.
 
     Args:
-        solver: which search; its settings are in the section of that name, the other sections are ignored.
+        solver: which search; its settings are in the section of that name, the others' sections are ignored.
         cem: cross-entropy method.
         icem: improved cross-entropy method, for small budgets.
         mppi: model-predictive path integral control.
@@ -105,6 +107,12 @@ class PlannerConfig:
     def __post_init__(self) -> None:
         if self.solver not in self._solvers():
             raise ValueError(f"PlannerConfig.solver: found {self.solver!r}, expected one of {list(self._solvers())}")
+        unheard = [name for name in _JUDGED if getattr(self.objective, name)]
+        if self.solver == "controller" and unheard:
+            raise ValueError(
+                f"PlannerConfig.objective: found {', '.join(unheard)} with the solver 'controller', which judges no "
+                "plan, expected the goal alone; use a search with proposals: true"
+            )
 
     def planner(self, backend: Backend) -> Planner:
         """Build the planner for a world model.

@@ -7,6 +7,7 @@ Shapes: B tasks in lock-step, N latent tokens, D latent width, K macro-actions, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -83,14 +84,23 @@ class TwoLevelPolicy(MPCPolicy):
         """See :class:`jepakit.planning.policies.Policy`."""
         super().reset(assignments, budget)
         self._final = None if self._goals is None else self._goals.copy()
-        self._look = 0  # the step after which a new subgoal is looked for
+
+    def expect(self, offset: int | None) -> None:
+        """Take the goal to be ``offset`` steps away now, by default ``TwoLevelConfig.offset``; look for a new subgoal."""
+        super().expect(offset)  # until there is a subgoal
+        self._due_far = self._step + (offset or self.levels.offset)
+        self._look = self._step  # the step after which a new subgoal is looked for
 
     def act(self, views: Sequence[View], active: Sequence[int], *, deadline: float | None = None) -> Action:
-        """See :class:`jepakit.planning.MPCPolicy`; a new subgoal every ``replan`` steps, until the goal is near."""
+        """See :class:`jepakit.planning.MPCPolicy`; a new subgoal every ``replan`` steps, until the goal is near.
+
+        The search for it takes at most half of the time until ``deadline``.
+        """
         if self._phase == 0 and self._step >= self._look:
-            self._look = self._step + self.levels.replan
             rows = np.asarray(active, dtype=np.intp)
-            self.aim(self._subgoals(views, rows), rows, offset=min(self.reach, self._left))
+            half = None if deadline is None else (time.monotonic() + deadline) / 2
+            self.aim(self._subgoals(views, rows, half), rows, offset=min(self.reach, self._left))
+            self._look = self._step + self.levels.replan
         return super().act(views, active, deadline=deadline)
 
     def describe(self) -> dict[str, Any]:
@@ -115,9 +125,9 @@ class TwoLevelPolicy(MPCPolicy):
     @property
     def _left(self) -> int:
         """How far the goal is thought to be now, in environment steps."""
-        return max(self.levels.offset - self._step, 1)
+        return max(self._due_far - self._step, 1)
 
-    def _subgoals(self, views: Sequence[View], rows: Rows) -> Array:
+    def _subgoals(self, views: Sequence[View], rows: Rows, deadline: float | None) -> Array:
         """Return latents ``(B, N, D)`` to go for now."""
         assert self._final is not None  # the objective needs goals
         goals: Array = self._final[rows]
@@ -126,9 +136,18 @@ class TwoLevelPolicy(MPCPolicy):
         seen = self.high.encode(
             np.stack([view.render() for view in views])[:, None], np.stack([view.proprio for view in views])[:, None]
         )
-        return self._first(seen, goals, [self._rngs[row] for row in rows], left=self._left)
+        rngs = [self._rngs[row] for row in rows]
+        return self._first(seen, goals, rngs, left=self._left, deadline=deadline)
 
-    def _first(self, seen: Array, goals: Array, rngs: list[np.random.Generator], *, left: int) -> Array:
+    def _first(
+        self,
+        seen: Array,
+        goals: Array,
+        rngs: list[np.random.Generator],
+        *,
+        left: int,
+        deadline: float | None = None,
+    ) -> Array:
         """Return where the first of the best macro-actions leads ``(B, N, D)``, seen from ``(B, 1, N, D)``.
 
         The goals are ``left`` environment steps away.
@@ -136,7 +155,8 @@ class TwoLevelPolicy(MPCPolicy):
         observation = Observation(
             latents=seen, past_actions=np.empty((len(seen), 0, self.coarse.spec.block_width), np.float32)
         )
-        plan = self.high.plan(observation, goals, horizon=-(-left // self.reach), rngs=rngs)
+        horizon = -(-left // self.reach)
+        plan = self.high.plan(observation, goals, horizon=horizon, rngs=rngs, deadline=deadline)
         imagined = self.coarse.imagine(seen, observation.past_actions, plan.actions[:, None, :1])
         first: Array = imagined[:, 0, 0]
         return first

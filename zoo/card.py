@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jepakit
-from jepakit.results import read_probe
+from jepakit.results import describe_goals, read_probe
 from jepakit.zoo.weights import Checkpoint
 
 TEMPLATE = Path(__file__).parent / "MODEL_CARD.md"
@@ -96,7 +96,7 @@ def _results(evaluation: Mapping[str, Any], family: str) -> list[Any]:
             task_type="robotics",
             task_name="goal-conditioned planning",
             dataset_type=f"jepakit/{evaluation['environment'].lower()}",
-            dataset_name=f"{evaluation['environment']}, goals {tasks['offset']} steps away",
+            dataset_name=f"{evaluation['environment']}, goals {describe_goals(tasks)}",
             dataset_split=tasks["split"],
             metric_type="success_rate",
             metric_name=f"success rate, {tasks['count']} tasks, Wilson 95 % {low:.3f} to {high:.3f}",
@@ -118,7 +118,7 @@ def _table(evaluation: Mapping[str, Any], family: str) -> dict[str, Any]:
         ]
         rows.append([name, *cells])
     caption = (
-        f"{tasks['count']} {tasks['split']} tasks (list `{tasks['sha256'][:12]}`), goals {tasks['offset']} steps away, "
+        f"{tasks['count']} {tasks['split']} tasks (list `{tasks['sha256'][:12]}`), goals {describe_goals(tasks)}, "
         f"budget {evaluation['budget']} steps, one training seed. {_planner(evaluation['policies'][family])}Machine: "
         f"{_host(evaluation)}. Everything else is in `evaluation.json`."
     )

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from jepakit.hub import BUILTIN, builtin_names
-from jepakit.results import read_evaluation, read_training
+from jepakit.results import describe_goals, read_evaluation, read_training
 from jepakit.zoo.card import planner_title
 from jepakit.zoo.publish import EVALUATION_FILE
 from jepakit.zoo.weights import TRAINING_FILE, read_checkpoint
@@ -51,7 +51,7 @@ def _row(name: str) -> tuple[str, ...]:
         f"{mine['rate']:.1%}",
         f"{low:.1%} – {high:.1%}",
         f"{found['policies']['random']['rate']:.1%}",
-        f"{tasks['count']}, {tasks['offset']} steps away",
+        f"{tasks['count']}, {describe_goals(tasks)}",
     )
 
 

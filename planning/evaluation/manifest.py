@@ -70,6 +70,11 @@ class Manifest:
     tasks: tuple[Task, ...]
 
     @property
+    def drawn(self) -> bool:
+        """Whether the environment drew the goals, which no episode ends in."""
+        return any(task.goal_step is None for task in self.tasks)
+
+    @property
     def sha256(self) -> str:
         """Hash of everything above; saved with it, so that a changed file is noticed."""
         return _digest(dataclasses.asdict(self))

@@ -20,6 +20,8 @@ from jepakit.planning.mpc import MPCPolicy
 from jepakit.planning.policies import Policy
 from jepakit.workers import each_result
 
+_SHARES = 16  # of a policy's tasks, for a cluster
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
@@ -30,7 +32,8 @@ class EvaluationConfig:
         budget: raw actions per task; by default twice the distance in time from start to goal.
         batch_size: tasks in lock-step, all by default; changes the speed, not the outcomes.
         workers: processes that share the tasks, 0 for as many as there are cores; 1 is this one. Likewise.
-        cluster: address of a Ray cluster whose ``workers`` share the tasks (``jepakit.workers.each_result``).
+        cluster: address of a Ray cluster that shares the tasks, with as many ``workers``, or with all it has if that
+            is 0 or 1 (``jepakit.workers.each_result``).
         record: of how many tasks, the first ones, to keep pictures.
         latency_repeats: timed plans for a single environment; 0 for none.
         latency_warmup: plans made before them, untimed.
@@ -149,10 +152,15 @@ def _share_out(
     on_step: Callable[[str, int, int], None] | None,
 ) -> list[_Part]:
     """Let workers play a part of the tasks each."""
-    count = min(len(tasks), config.workers or len(os.sched_getaffinity(0)))
+    workers = config.workers
+    if config.cluster is not None and workers <= 1:
+        workers, count = 0, _SHARES  # how many the cluster has is not known here
+    else:
+        count = workers or len(os.sched_getaffinity(0))
+    count = min(len(tasks), count)
     jobs = [(name, tasks[number::count]) for name in policies for number in range(count)]
     found: list[_Part] = []
-    for part in each_result(play, jobs, workers=config.workers, cluster=config.cluster):
+    for part in each_result(play, jobs, workers=workers, cluster=config.cluster):
         found.append(part)
         if on_step is not None:
             on_step(part.policy, sum(other.policy == part.policy for other in found), count)

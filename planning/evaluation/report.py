@@ -15,6 +15,7 @@ from jepakit.planning.evaluation.latency import Latency
 from jepakit.planning.evaluation.loop import Outcome, Recording
 from jepakit.planning.evaluation.manifest import Manifest
 from jepakit.planning.evaluation.statistics import wilson_interval
+from jepakit.results import describe_goals
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -128,19 +129,10 @@ class Evaluation:
 
     def plain(self) -> dict[str, Any]:
         """Return JSON-ready values."""
-        manifest = self.manifest
         return {
             "schema": SCHEMA,
-            "environment": manifest.environment,
-            "tasks": {
-                "sha256": manifest.sha256,
-                "data_fingerprint": manifest.data_fingerprint,
-                "split": manifest.split,
-                "offset": manifest.offset,
-                "seed": manifest.seed,
-                "count": len(manifest.tasks),
-                "excluded": manifest.excluded,
-            },
+            "environment": self.manifest.environment,
+            "tasks": self._tasks(),
             "budget": self.budget,
             "seed": self.seed,
             "policies": {policy.name: policy.plain(self.budget) for policy in self.policies},
@@ -148,6 +140,19 @@ class Evaluation:
             "versions": dict(self.versions),
             "machine": dict(self.machine),
             "commit": self.commit,
+        }
+
+    def _tasks(self) -> dict[str, Any]:
+        manifest = self.manifest
+        return {
+            "sha256": manifest.sha256,
+            "data_fingerprint": manifest.data_fingerprint,
+            "split": manifest.split,
+            "offset": manifest.offset,
+            "goals": "drawn" if manifest.drawn else "episode",
+            "seed": manifest.seed,
+            "count": len(manifest.tasks),
+            "excluded": manifest.excluded,
         }
 
     def save(self, path: Path) -> None:
@@ -160,7 +165,7 @@ class Evaluation:
         parts = [
             f"{manifest.environment}: {len(manifest.tasks)} tasks from {manifest.split} episodes "
             f"(list {manifest.sha256[:12]}, data {manifest.data_fingerprint[:12]})",
-            f"goals {manifest.offset} steps away, budget {self.budget}",
+            f"goals {describe_goals(self._tasks())}, budget {self.budget}",
             f"{manifest.excluded} solved starts excluded",
         ]
         if "held_out" in self.settings:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jepakit.results import read_evaluation, read_probe
+from jepakit.results import describe_goals, read_evaluation, read_probe
 
 _MIME = {".png": "image/png", ".webp": "image/webp", ".mp4": "video/mp4"}
 _PAGE = """<!doctype html>
@@ -74,8 +74,8 @@ def write_report(run: Path) -> Path:
 def _evaluation(result: Mapping[str, Any], folder: Path) -> str:
     tasks = result["tasks"]
     about = (
-        f"{result['environment']}: {tasks['count']} tasks from {tasks['split']} episodes, goals {tasks['offset']} "
-        f"steps away, budget {result['budget']}, {tasks['excluded']} solved starts excluded."
+        f"{result['environment']}: {tasks['count']} tasks from {tasks['split']} episodes, goals {describe_goals(tasks)}, "
+        f"budget {result['budget']}, {tasks['excluded']} solved starts excluded."
     )
     head = ("policy", "success", "95 % interval", "median steps", "plan p50 / p95")
     table = _table(head, [_row(name, policy) for name, policy in result["policies"].items()])

@@ -18,7 +18,7 @@ _POLICY = {
 _MACHINE = {"system": str, "architecture": str, "cpus": int}
 _EVALUATION = {
     "environment": str,
-    "tasks": {"sha256": str, "split": str, "offset": int, "count": int, "excluded?": int},
+    "tasks": {"sha256": str, "split": str, "offset": int, "count": int, "excluded?": int, "goals?": str},
     "budget": int,
     "policies": {"*": _POLICY},
     "settings": {"fingerprint?": str},
@@ -51,6 +51,11 @@ def read_probe(file: Path) -> list[dict[str, Any]]:
 def read_training(file: Path) -> dict[str, Any]:
     """Read a training's record; raises ``ValueError`` as ``read_evaluation`` does."""
     return _read(file, _TRAINING)
+
+
+def describe_goals(tasks: dict[str, Any]) -> str:
+    """Where the goals of an evaluation's ``tasks`` are."""
+    return "drawn by the environment" if tasks.get("goals") == "drawn" else f"{tasks['offset']} steps away"
 
 
 def _read(file: Path, expected: dict[str, Any]) -> dict[str, Any]:

@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from jepakit.cli.evaluation import EvaluationPlannerConfig, evaluate_model
+from jepakit.cli.held_out import check_held_out
 from jepakit.datamodules import TwoRoom
 from jepakit.datamodules.base import Generate
 from jepakit.datamodules.tasks import TaskConfig, tasks_of
 from jepakit.planning import CEMConfig, KeepOutConfig, ObjectiveConfig, ReachTargetConfig
+from jepakit.planning.evaluation import protocol
 from jepakit.planning.evaluation.protocol import EvaluationConfig
+from jepakit.planning.evaluation.report import Evaluation
 from jepakit.zoo import LeWMConfig, LeWMModel
 from jepakit.zoo.readout import Readout, fit_readout
 
@@ -61,7 +64,8 @@ def readout(data, model, tmp_path_factory):
 def run(data, model, tasks=2, shared=None, **planner):
     config = EvaluationPlannerConfig(cem=CEMConfig(samples=8, elites=2, iterations=2), bounded=True, **planner)
     once = EvaluationConfig(budget=10, record=1, latency_repeats=0, **(shared or {}))
-    return evaluate_model(model, data, planner=config, tasks=TaskConfig(count=tasks), evaluation=once, settings={})
+    manifest = tasks_of(data, TaskConfig(count=tasks))
+    return evaluate_model(model, data, planner=config, manifest=manifest, evaluation=once, settings={})
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,21 @@ def test_workers_find_the_same_of_every_task(data, model, shared):
         assert [outcome.task for outcome in policy.outcomes] == [0, 1, 2]
         assert together[policy.name].outcomes == policy.outcomes
         np.testing.assert_array_equal(together[policy.name].recordings[0].frames, policy.recordings[0].frames)
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(0, 5), (1, 5), (2, 2)])
+def test_a_cluster_shares_the_tasks_also_when_nobody_says_among_how_many(data, model, monkeypatch, workers, expected):
+    asked = []
+
+    def here(function, jobs, **settings):
+        asked.append((settings, [name for name, _ in jobs]))
+        return map(function, jobs)
+
+    monkeypatch.setattr(protocol, "each_result", here)
+    run(data, model, tasks=5, shared={"workers": workers, "cluster": "auto"})
+    ((settings, jobs),) = asked
+    assert settings == {"workers": workers if workers > 1 else 0, "cluster": "auto"}
+    assert jobs.count("lewm") == expected
 
 
 def test_quantities_are_read_off_by_the_given_readout(data, model, readout):
@@ -114,6 +133,34 @@ def test_goals_may_be_drawn_by_the_environment(data):
     assert not {task.goal_state for task in manifest.tasks} & seen
     with pytest.raises(ValueError, match="goals of the tasks: found 'far', expected 'episode' or 'drawn'"):
         TaskConfig(goals="far")
+    result = Evaluation(
+        **{"manifest": manifest, "budget": 50, "seed": 0, "policies": (), "settings": {}, "versions": {}},
+        **{"machine": {}, "commit": None},
+    )
+    assert "goals drawn by the environment, budget 50" in result.caption()
+    assert result.plain()["tasks"]["goals"] == "drawn"
+
+
+@pytest.mark.parametrize(("name", "value"), [("count", 0), ("offset", -5)])
+def test_task_settings_are_checked(name, value):
+    with pytest.raises(ValueError, match=f"tasks.{name}: found {value}, expected at least 1"):
+        TaskConfig(**{name: value})
+
+
+def test_a_task_list_of_another_split_of_the_same_data_is_refused(data, tmp_path):
+    file, other = tmp_path / "tasks.json", TwoRoom(str(data.source.path), image_size=16, seed=1)
+    other.setup("test")
+    tasks_of(data, TaskConfig(count=5)).save(file)
+    assert tasks_of(data, TaskConfig(list=str(file))).sha256 == tasks_of(data, TaskConfig(count=5)).sha256
+    with pytest.raises(ValueError, match=r"tasks\.json: found tasks from the episodes .* test split alone"):
+        tasks_of(other, TaskConfig(list=str(file)))
+
+
+def test_what_a_readout_was_fitted_on_is_not_known(data, readout):
+    assert EvaluationPlannerConfig(readout=str(readout)).trained_weights() == [str(readout)]
+    assert check_held_out([str(readout)], data) == (
+        f"not known ({readout}: which episodes it was fitted on is not recorded)"
+    )
 
 
 def test_quantities_without_a_readout_are_refused_before_anything_runs(data, model):

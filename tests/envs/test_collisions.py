@@ -266,6 +266,18 @@ def test_masks_and_pictures_show_the_objects_where_they_are(size: int) -> None:
             np.testing.assert_allclose(colour, PALETTE[int(entry[COLOUR])], atol=1.0)
 
 
+def test_a_picture_of_another_state_leaves_what_has_happened_alone(env: Collisions) -> None:
+    meeting = scene(row(DISC, 9, 40, 64, vx=60), row(DISC, 9, 60, 64))
+    env.set_state(meeting)
+    while not env.contact:
+        env.advance(np.zeros(2, np.float32))
+    before = env.events()["contacts"].copy(), env.state
+    env.picture(meeting)
+    np.testing.assert_array_equal(env.events()["contacts"], before[0])
+    np.testing.assert_array_equal(env.state, before[1])
+    assert env.contact
+
+
 def test_pictures_show_the_angle_of_squares(env: Collisions) -> None:
     straight, turned, quarter = (
         env.picture(scene(row(SQUARE, 9, 64, 64, angle=angle))).astype(int) for angle in (0.0, 0.5, np.pi / 2)

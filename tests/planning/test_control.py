@@ -418,3 +418,47 @@ def test_wrong_use_is_said_before_anything_moves(toy):
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=f"ControlConfig.{message}"):
         ControlConfig(**({"period": PERIOD, "stop_action": STOP} | settings))
+
+
+@pytest.mark.parametrize("wrong", [{"offset": 0}, {"goal": np.zeros((5, 5, 3), np.uint8)}])
+def test_a_start_that_is_refused_starts_nothing(robot, wrong):
+    for _ in range(3):
+        robot.tick()
+    arguments = {"goal": robot.world.picture(np.array([-6.0, -5.0])), **wrong}
+    with pytest.raises(ValueError, match=r"found"):
+        robot.loop.start(**arguments)
+    with pytest.raises(RuntimeError, match=r"called before start\(\)"):
+        robot.tick()
+
+
+def test_what_is_held_is_never_older_than_the_pause(toy):
+    robot = Robot(toy, on_fault="hold")
+    assert np.abs(robot.tick().action).max() > 0
+    robot.clock.now += 3600.0
+    assert robot.loop.step(None).action.tolist() == list(STOP)
+
+
+def test_the_stop_action_at_the_end_of_a_run_is_what_is_held_next(toy):
+    robot = Robot(toy, on_fault="hold")
+    sent = []
+    robot.loop.run(robot.sight, sent.append, steps=2, sleep=lambda _: None)
+    assert np.abs(sent[0]).max() > 0
+    assert robot.loop.step(None).action.tolist() == sent[-1].tolist() == list(STOP)
+
+
+def test_the_model_is_told_what_was_sent(toy):
+    policy = toy.make_mpc(config=MPCConfig(horizon=2, execute_blocks=1), iterations=4, bounded=False)
+    clock = Clock()
+    loop = ControlLoop(policy, ControlConfig(period=PERIOD, stop_action=STOP), clock=clock)
+    world = toy.PointMass()
+    loop.start(world.picture(np.array([30.0, 25.0])))
+    low, high = policy.planner.backend.spec.action_low, policy.planner.backend.spec.action_high
+    sent = []
+    for _ in range(toy.SKIP + 1):
+        sent.append(loop.step(Sight(frame=world.render(), taken_at=clock())).action)
+        world.advance(sent[-1])
+        clock.now += PERIOD
+    planned, told = policy.last_plan.guesses, policy.planner.backend.scored[-1][1][0, 0]
+    assert (np.abs(planned) > high.max()).any()
+    np.testing.assert_array_equal(told.reshape(toy.SKIP, -1), sent[: toy.SKIP])
+    assert (low <= told.reshape(toy.SKIP, -1)).all()

@@ -72,6 +72,18 @@ def test_the_robots_loop_warms_the_controller_up(proposing, toy):
     assert command.action[0] > 0 > command.action[1]
 
 
+def test_a_goal_farther_than_the_controller_is_asked_about_comes_nearer_first(proposing, toy):
+    backend = proposing()
+    policy = PlannerConfig(solver="controller", mpc=MPCConfig(horizon=3, execute_blocks=1)).policy(backend)
+    world = toy.PointMass()
+    policy.reset([toy.assign(world, (20.0, 5.0))], budget=100)
+    policy.expect(40)
+    for _ in range(50):
+        policy.act([world], [0])
+    told = [float(offset[0]) for offset in backend.asked]
+    assert told == [25, 25, 25, 25, 20, 15, 10, 5, 5, 5]  # as far as 40, 35, 30, 25, ...
+
+
 def test_the_offset_never_falls_below_the_least():
     config = ProposalConfig(offset=25, least_offset=10)
     assert [config.at(step) for step in (0, 5, 14, 15, 16, 60)] == [25, 20, 11, 10, 10, 10]

@@ -8,6 +8,7 @@ import stat
 import struct
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -44,17 +45,36 @@ def talk(loop, *messages):
     return [header for header, _ in iter(lambda: read_message(answers), None)]
 
 
+@contextmanager
+def asking(loop):
+    """One client that waits for every answer."""
+    here, there = socket.socketpair()
+    with here, there, here.makefile("rwb") as stream, there.makefile("rb") as requests:
+        server = threading.Thread(target=serve, args=(loop, requests, there.sendall))
+        server.start()
+
+        def ask(header, payload=b""):
+            stream.write(pack_message(header, payload))
+            stream.flush()
+            return read_message(stream)[0]
+
+        yield ask
+        here.shutdown(socket.SHUT_WR)
+        server.join()
+
+
 def test_a_client_is_led_to_its_goal(toy):
     loop, world = make_loop(toy), toy.PointMass()
     goal = np.array([6.0, 5.0])
-    [started] = talk(loop, start(picture(toy, goal), seed=3))
-    assert started == {"type": "started", "image_size": 4, "action_dim": 2, "proprio": 0, "period": 5.0}
-    for _ in range(30):
-        [answer] = talk(loop, look(world.render()))
-        assert answer["fault"] is None
-        world.advance(answer["action"])
-    assert toy.PointMass.distance(world.state, goal) < 1.0
-    [summary] = talk(loop, ({"type": "summary"}, b""))
+    with asking(loop) as ask:
+        started = ask(*start(picture(toy, goal), seed=3))
+        assert started == {"type": "started", "image_size": 4, "action_dim": 2, "proprio": 0, "period": 5.0}
+        for _ in range(30):
+            answer = ask(*look(world.render()))
+            assert answer["fault"] is None
+            world.advance(answer["action"])
+        assert toy.PointMass.distance(world.state, goal) < 1.0
+        summary = ask({"type": "summary"})
     assert summary["steps"] == 30
     assert summary["faults"] == {}
     assert summary["plan"]["repeats"] == 6
@@ -79,6 +99,7 @@ FRAME = np.zeros((4, 4, 3), np.uint8)
         ({"time": float("nan")}, FRAME.tobytes(), "stale_frame"),
         ({"time": 0.0}, FRAME.tobytes(), "stale_frame"),
         ({"time": [1]}, FRAME.tobytes(), "stale_frame"),
+        ({"time": 10**400}, FRAME.tobytes(), "stale_frame"),
         ({"proprio": None}, FRAME.tobytes(), "bad_proprio"),
         ({"proprio": [1.0]}, FRAME.tobytes(), "bad_proprio"),
         ({"proprio": ["a", "b"]}, FRAME.tobytes(), "bad_proprio"),
@@ -179,7 +200,9 @@ def test_a_socket_serves_one_client_after_the_other_and_only_its_user(toy, tmp_p
                 return found
 
     assert converse(start(FRAME), look(FRAME)) == ["started", "action"]
-    assert converse(look(FRAME), ({"type": "summary"}, b"")) == ["action", "summary"]
+    # The goal of the one before is not the next one's.
+    assert converse(look(FRAME), ({"type": "summary"}, b"")) == ["error", "summary"]
+    assert converse(start(FRAME), look(FRAME)) == ["started", "action"]
 
 
 def test_a_socket_left_by_a_killed_process_is_replaced_but_no_file(toy, tmp_path):

@@ -57,6 +57,10 @@ def test_what_an_engine_adds_is_no_part_of_a_manifest():
         ({"cem": {"samples": 3.5}}, r"planner.cem.samples: found 3.5 \(float\), expected int"),
         ({"cem": {"samples": True}}, r"planner.cem.samples: found True \(bool\), expected int"),
         ({"cem": {"elites": 1}}, r"planner.cem: CEMConfig.elites: found 1, expected between 2"),
+        (
+            {"solver": "controller", "objective": {"action_penalty": 1.0, "smoothness_penalty": 1.0}},
+            "PlannerConfig.objective: found action_penalty, smoothness_penalty with the solver 'controller'",
+        ),
         ({"cem": 3}, "planner.cem: found int, expected a mapping of the fields of CEMConfig"),
         ({"solver": "simplex"}, r"planner.solver: found 'simplex' \(str\), expected one of \['cem', 'icem'"),
         ({"mpc": {"history": "2"}}, r"planner.mpc.history: found '2' \(str\), expected int"),

@@ -6,6 +6,8 @@ import pytest
 from jepakit.planning import (
     CEM,
     CEMConfig,
+    ControlConfig,
+    ControlLoop,
     MPCConfig,
     MPCPolicy,
     ObjectiveConfig,
@@ -170,3 +172,46 @@ def test_what_does_not_fit_is_refused(toy, coarse):
         TwoLevelPolicy(blind, coarse(), reach=REACH)
     with pytest.raises(ValueError, match="goals: found none to replace"):
         blind.aim(np.zeros((0, 1, 2), np.float32), np.zeros(0, np.intp))
+
+
+def test_how_far_the_goal_is_may_be_told(toy, coarse):
+    high = coarse()
+    policy = TwoLevelPolicy(toy.make_mpc(), high, reach=REACH, config=TwoLevelConfig(offset=75))
+    worlds, iterations = start(policy, toy, [(20.0, -6.0)]), policy.levels.cem.iterations
+    for offset, searched in ((100, [4]), (30, [2]), (10, []), (None, [3])):
+        policy.expect(offset)
+        for _ in range(toy.SKIP):
+            policy.act(worlds, [0])
+        assert high.horizons == searched * iterations
+        high.horizons.clear()
+    with pytest.raises(ValueError, match="offset: found 0, expected at least 1 environment step"):
+        policy.expect(0)
+
+
+def test_both_searches_end_with_the_deadline(toy, coarse):
+    high = coarse()
+    policy = TwoLevelPolicy(toy.make_mpc(), high, reach=REACH, config=TwoLevelConfig(offset=75))
+    worlds = start(policy, toy, [(20.0, -6.0)])
+    policy.act(worlds, [0], deadline=0.0)
+    assert len(high.horizons) == len(policy.planner.backend.scored) == 1  # the first iteration always runs
+
+
+def test_a_search_for_a_subgoal_that_failed_is_made_again(toy, coarse):
+    high = coarse()
+    policy = TwoLevelPolicy(toy.make_mpc(), high, reach=REACH, config=TwoLevelConfig(offset=75))
+    worlds = start(policy, toy, [(20.0, -6.0)])
+    score, high.score = high.score, None
+    with pytest.raises(TypeError):
+        policy.act(worlds, [0])
+    high.score = score
+    policy.act(worlds, [0])
+    assert len(high.horizons) == policy.levels.cem.iterations
+    assert not np.array_equal(policy._goals[0, 0], np.float32([20.0, -6.0]))
+
+
+def test_a_robots_loop_warms_both_levels_up(toy, coarse):
+    high = coarse()
+    policy = TwoLevelPolicy(toy.make_mpc(), high, reach=REACH, config=TwoLevelConfig(offset=75))
+    loop = ControlLoop(policy, ControlConfig(period=0.1, stop_action=(0.0, 0.0)))
+    loop.start(toy.PointMass().picture(np.array([20.0, -6.0])))
+    assert high.horizons == [3] * policy.levels.cem.iterations

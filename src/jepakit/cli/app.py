@@ -33,7 +33,7 @@ from jepakit.cli.evaluation import (
 from jepakit.cli.held_out import check_held_out, describe_data
 from jepakit.cli.runtime import keep_freed_memory
 from jepakit.datamodules.base import EpisodeDataModule
-from jepakit.datamodules.tasks import TaskConfig
+from jepakit.datamodules.tasks import TaskConfig, tasks_of
 from jepakit.export.bundle import Bundle, Precision
 from jepakit.hub import resolve
 from jepakit.planning.evaluation.files import write_json
@@ -85,8 +85,9 @@ class Trainer(L.Trainer):
         world = from_pretrained(weights).model
         judged = fingerprint(world)
         folder = Path(out) if out else results_folder(weights, "evaluation")
+        manifest = tasks_of(datamodule, settings.tasks)
         if out is None:
-            refuse_other_split(folder, judged, settings.tasks.split)
+            refuse_other_split(folder, judged, manifest.split)
         held_out = check_held_out([weights, *settings.planner.trained_weights()], datamodule)
         alone = settings.evaluation.workers == 1 and settings.evaluation.cluster is None
         device = self.strategy.root_device if alone else torch.device("cpu")
@@ -94,7 +95,7 @@ class Trainer(L.Trainer):
             world.to(device),
             datamodule,
             planner=settings.planner,
-            tasks=settings.tasks,
+            manifest=manifest,
             evaluation=settings.evaluation,
             settings={"weights": weights, "fingerprint": judged, "device": str(device), "held_out": held_out},
         )

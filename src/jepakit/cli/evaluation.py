@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from jepakit.datamodules.base import EpisodeDataModule
 from jepakit.datamodules.recording import load_class
-from jepakit.datamodules.tasks import TaskConfig, environment_factory, tasks_of
+from jepakit.datamodules.tasks import environment_factory
 from jepakit.export.runtime.torch_backend import GoalCost, TorchBackend
 from jepakit.hub import resolve
 from jepakit.planning.backend import Backend
@@ -77,8 +77,9 @@ class EvaluationPlannerConfig(PlannerConfig):
         return load_latent_model(DistanceModel, self.distance_weights) if self.distance_weights else None
 
     def trained_weights(self) -> list[str]:
-        """Weights beside the world model's that were trained on episodes, too."""
-        return [weights for weights in (self.controller_weights, self.distance_weights, self.macro_weights) if weights]
+        """What beside the world model was trained on episodes, too: weights, and the file of a readout."""
+        parts = (self.controller_weights, self.distance_weights, self.macro_weights, self.readout)
+        return [part for part in parts if part]
 
     def policy(self, backend: Backend) -> MPCPolicy:
         """Build the policy; with ``macro_weights`` it plans on two time scales."""
@@ -106,7 +107,7 @@ def evaluate_model(
     data: EpisodeDataModule,
     *,
     planner: EvaluationPlannerConfig,
-    tasks: TaskConfig,
+    manifest: Manifest,
     evaluation: EvaluationConfig,
     settings: dict[str, Any],
 ) -> Evaluation:
@@ -116,7 +117,6 @@ def evaluate_model(
     """
     make_environment = environment_factory(data)
     check_fit(model, data)
-    manifest = Manifest.load(Path(tasks.list)) if tasks.list else tasks_of(data, tasks)
     if manifest.data_fingerprint != data.source.fingerprint:
         settings = {**settings, "held_out": "not known (the task list is of other data)"}
     policies: dict[str, Policy] = {

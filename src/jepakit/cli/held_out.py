@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from jepakit.datamodules.base import EpisodeDataModule
@@ -32,7 +33,7 @@ def describe_data(data: EpisodeDataModule) -> dict[str, Any]:
 def check_held_out(weights: Sequence[str], data: EpisodeDataModule) -> str:
     """``yes`` if the test episodes of ``data`` were kept from the training of all weights, else why it is not known.
 
-    Raises ``ValueError`` if episodes that some of them were trained on are among the test episodes. ``data`` must be
+    Weights are folders, Hub ids or the file of a readout. Raises ``ValueError`` if episodes that some of them were trained on are among the test episodes. ``data`` must be
     set up.
     """
     here = describe_data(data)
@@ -41,6 +42,8 @@ def check_held_out(weights: Sequence[str], data: EpisodeDataModule) -> str:
 
 
 def _doubt(weights: str, here: dict[str, Any]) -> str | None:
+    if Path(weights).is_file():
+        return "which episodes it was fitted on is not recorded"
     file = resolve(weights, [TRAINING_FILE]) / TRAINING_FILE
     if not file.is_file():
         return f"no {TRAINING_FILE} beside the weights"
