@@ -9,9 +9,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from jepakit.callbacks.folder import run_folder
+from jepakit.planning.evaluation.files import write_json
+from jepakit.results import read_training
 from jepakit.zoo.module import TrainingModule
 from jepakit.zoo.publish import publish
-from jepakit.zoo.weights import save_pretrained
+from jepakit.zoo.weights import TRAINING_FILE, save_pretrained
 
 
 class Publish(L.Callback):
@@ -42,15 +44,19 @@ class Publish(L.Callback):
             return
         assert isinstance(pl_module, TrainingModule)
         model = copy.deepcopy(pl_module.model).cpu().eval()
-        checkpoint = trainer.checkpoint_callback
+        checkpoint, steps = trainer.checkpoint_callback, trainer.global_step
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor and checkpoint.best_model_path:
             content = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
+            steps = content["global_step"]
             prefix = "model."
             state = content["state_dict"].items()
             model.load_state_dict(
                 {name.removeprefix(prefix): value for name, value in state if name.startswith(prefix)}
             )
         save_pretrained(model, folder)
+        record = run_folder(trainer) / "weights" / TRAINING_FILE
+        if record.is_file():  # `lightning fit` has written it before
+            write_json(folder / TRAINING_FILE, {**read_training(record), "steps": steps})
         try:
             found = publish(folder, self.repository, private=self.private, revision=self.revision, licence=self.licence)
         except Exception as error:

@@ -144,12 +144,16 @@ class Bundle:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Bundle:
-        """Open a published bundle: of a Hub repository, its folder ``bundle`` alone is fetched.
+        """Open a published bundle: of a Hub repository, the files of its folder ``bundle`` alone are fetched.
+
+        Engines are not: they are native code that nobody verified, and are built where they run.
 
         ``source`` is also a folder, that of a bundle or one that holds it as ``bundle``. Raises what ``open`` and
         ``jepakit.hub.resolve`` raise.
         """
-        folder = resolve(source, [f"{BUNDLE_FOLDER}/*"], revision=revision)
+        names = (MANIFEST, WEIGHTS, CARD, "*.onnx")
+        unwanted = [f"{BUNDLE_FOLDER}/*/*"]
+        folder = resolve(source, [f"{BUNDLE_FOLDER}/{name}" for name in names], ignore=unwanted, revision=revision)
         return cls.open(folder if (folder / MANIFEST).is_file() else folder / BUNDLE_FOLDER)
 
     def path(self, graph: str) -> Path:

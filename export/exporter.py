@@ -44,11 +44,13 @@ from jepakit.export.verify import (
     numerical_errors,
     planning_errors,
 )
-from jepakit.planning.backend import PlannerSpec
+from jepakit.planning.backend import Frames, PlannerSpec, Scores
 from jepakit.planning.settings import PlannerConfig
+from jepakit.planning.solver import Array
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.config import plain_config
 from jepakit.zoo.controller.model import ControllerModel
+from jepakit.zoo.files import fingerprint
 from jepakit.zoo.module import WorldModelModule
 from jepakit.zoo.readout import Readout
 
@@ -100,6 +102,11 @@ def export_bundle(
     _check_planner(planner, spec)
     if queries is not None:
         queries.check(spec)
+        if precision != "fp32" and len(queries.frames) < spec.history:
+            raise ValueError(
+                f"queries: found {len(queries.frames)}, expected at least {spec.history} to verify {precision}: every "
+                "length of the history has a graph of its own"
+            )
     prepared = prepare(pure)
     graphs = {
         name: export_graph(
@@ -109,7 +116,7 @@ def export_bundle(
     }
     values = {
         "jepakit": jepakit.__version__,
-        "model": {"family": pure.name, "config": plain_config(pure.config)},
+        "model": {"family": pure.name, "config": plain_config(pure.config), "weights": fingerprint(pure)},
         "opset": opset,
         "precision": precision,
         "planner": None if planner is None else planner.plain(),
@@ -267,7 +274,8 @@ def _reference(
             distance=copy.deepcopy(distance),
         )
     except ValueError as error:
-        raise ValueError(f"model: {error}; only models that read frames can be exported") from error
+        remedy = "; only models that read frames can be exported" if str(error).startswith("observation:") else ""
+        raise ValueError(f"model: {error}{remedy}") from error
 
 
 def _check_settings(precision: str, opset: int, queries: Queries | None) -> None:
@@ -296,4 +304,20 @@ def _check_planner(planner: PlannerConfig | None, spec: PlannerSpec) -> None:
         raise ValueError(
             "planner: found settings that ask a controller, expected one in the bundle; export it with one"
         )
-    planner.objective.objective(spec)
+    planner.policy(_Stub(spec))  # what a robot would be refused with
+
+
+class _Stub:
+    """A backend that knows what it could be asked, and answers nothing."""
+
+    def __init__(self, spec: PlannerSpec) -> None:
+        self.spec = spec
+
+    def encode(self, frames: Frames, proprio: Array | None = None) -> Array:
+        raise NotImplementedError
+
+    def score(self, history: Array, past_actions: Array, candidates: Array, goal: Array) -> Scores:
+        raise NotImplementedError
+
+    def propose(self, latents: Array, goal: Array, offset: Array) -> Array:
+        raise NotImplementedError

@@ -61,7 +61,12 @@ def distinct_measures(graphs: Mapping[str, ir.Model]) -> Iterator[Measure]:
     """Yield the ``MEASURES`` that make a difference to these graphs, given those before."""
     before: set[tuple[str, str]] | None = None
     for measure in MEASURES:
-        products = [(name, node) for name, model in graphs.items() for node in model.graph if node.op_type in _PRODUCTS]
+        products = [
+            (name, node)
+            for name, model in graphs.items()
+            for node in model.graph
+            if node.op_type in _PRODUCTS and name != CONTROLLER
+        ]
         kept = {(name, str(node.name)) for name, node in products if measure.keeps(name, node)}
         if kept != before:
             yield measure
@@ -77,12 +82,7 @@ def lower(graphs: Mapping[str, ir.Model], precision: str, measure: Measure) -> d
             name: model.clone() if name == CONTROLLER else _int8(model, _keeper(name, measure))
             for name, model in graphs.items()
         }
-    lowered = {name: model.clone() for name, model in graphs.items()}
-    for name, model in lowered.items():
-        if name == CONTROLLER:
-            continue
-        _half(model, _HALF[precision], _keeper(name, measure), rounded_only=False)
-    return lowered
+    return _halved(graphs, precision, measure, rounded_only=False)
 
 
 def rounded(graphs: Mapping[str, ir.Model], precision: str, measure: Measure) -> dict[str, ir.Model]:
@@ -91,10 +91,18 @@ def rounded(graphs: Mapping[str, ir.Model], precision: str, measure: Measure) ->
     For engines that cannot compute the products themselves, as ONNX Runtime on a CPU cannot in bf16. Sums inside a
     product are float32 here; engines may round those, too.
     """
-    twins = {name: model.clone() for name, model in graphs.items()}
-    for name, model in twins.items():
-        _half(model, _HALF[precision], _keeper(name, measure), rounded_only=True)
-    return twins
+    return _halved(graphs, precision, measure, rounded_only=True)
+
+
+def _halved(
+    graphs: Mapping[str, ir.Model], precision: str, measure: Measure, *, rounded_only: bool
+) -> dict[str, ir.Model]:
+    """Return copies with half-precision products, or rounded ones; a controller stays as it is."""
+    copies = {name: model.clone() for name, model in graphs.items()}
+    for name, model in copies.items():
+        if name != CONTROLLER:
+            _half(model, _HALF[precision], _keeper(name, measure), rounded_only=rounded_only)
+    return copies
 
 
 def _keeper(graph: str, measure: Measure) -> Callable[[ir.Node], bool]:

@@ -57,9 +57,10 @@ def build_engines(
             say(f"building {file}: {reason}")
             plan = _build(bundle.path(name), bundle.graphs[name], config, library, folder / _TIMING)
             _replace(file, plan)
-            _replace(_record(file), json.dumps({"key": key, "sha256": _sha256(plan)}, indent=1).encode())
             if gpu is not None:
                 library.load(file, bundle.graphs[name], config)
+            # Last: without a record an engine that did not load is built again.
+            _replace(_record(file), json.dumps({"key": key, "sha256": _sha256(plan)}, indent=1).encode())
         files[name] = file
     return files
 
@@ -90,6 +91,8 @@ def _outdated(file: Path, key: dict[str, Any]) -> str:
     """Say why the engine in ``file`` cannot be used; nothing if it can."""
     if not file.is_file():
         return "there is none yet"
+    if file.is_symlink() or _record(file).is_symlink():  # as the Hub's cache has its files
+        return "the one here was not built here"
     try:
         record = json.loads(_record(file).read_text())
         found, digest = record["key"], record["sha256"]

@@ -227,6 +227,6 @@ def _offsets(spec: PlannerSpec, batch: int, rng: np.random.Generator) -> Array:
 
 
 def _difference(found: Array, expected: Array) -> float:
-    if not np.isfinite(found).all():
+    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
         return float("inf")
     return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), np.finfo(np.float32).tiny))

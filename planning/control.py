@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -202,16 +203,7 @@ class ControlLoop:
 
         To be called once per period, after :meth:`start` (else ``RuntimeError``).
         """
-        if not self._started:
-            raise RuntimeError("ControlLoop.step: called before start(), which sets the goal")
-        began = self._clock()
-        if self._sent_at is not None and began - self._sent_at > 2 * self.config.period:
-            self.policy.forget()
-            self._sent = None  # long over: nothing to hold
-        command = self._refused(sight, began)
-        if command is None:
-            assert sight is not None
-            command = self._act(sight, began)
+        command = self._decide(sight, self._clock())
         self._account(command)
         return command
 
@@ -225,23 +217,35 @@ class ControlLoop:
     ) -> ControlSummary:
         """Call ``camera``, plan and ``send`` the action once per period, ``steps`` times or until interrupted.
 
-        After a step longer than a period the next one follows at once, and the pace counts from there: no action lasts
-        shorter than a period. A camera that raises counts as one without a frame. However the loop ends, the last
-        action sent is the stop action.
+        A period begins with the camera. Every action lasts a period or longer, but for those that a safe one replaces:
+        an action that is ready earlier waits, so that the time it takes to plan does not shorten the ones that need no
+        plan. After a step longer than a period the next one follows at once, and the pace counts from there. A camera
+        that raises counts as one without a frame. However the loop ends, the last action sent is the stop action.
         """
         period, done = self.config.period, 0
         due = self._clock()
+
+        def wait_until(moment: float) -> None:
+            if (wait := moment - self._clock()) > 0:
+                sleep(wait)
+
         try:
             while steps is None or done < steps:
-                wait = due - self._clock()
-                if wait > 0:
-                    sleep(wait)
-                send(self.step(_look(camera)).action)
+                wait_until(due)
+                began = self._clock()
+                command = self._decide(_look(camera), began)
+                took = self._clock() - began
+                if self._sent_at is not None and command.fault is None:
+                    wait_until(self._sent_at + period)
+                self._account(command)
+                began = self._clock()
+                send(command.action)
+                took += self._clock() - began
+                self._overruns += took > period
                 done += 1
-                due += period
-                if self._clock() > due:
-                    self._overruns += 1
-                    due = self._clock()
+                due = max(due + period, self._clock())
+            if self._sent_at is not None:
+                wait_until(self._sent_at + period)
         finally:
             self._sent = self._stop.copy()
             send(self._sent.copy())
@@ -282,11 +286,29 @@ class ControlLoop:
         self._sent_at: float | None = None
         self._fault: Fault | None = None
 
+    def _decide(self, sight: Sight | None, began: float) -> Command:
+        """Return what to do in the period that ``began`` then."""
+        if not self._started:
+            raise RuntimeError("ControlLoop.step: called before start(), which sets the goal")
+        if self._sent_at is not None and began - self._sent_at > 2 * self.config.period:
+            self.policy.forget()
+            self._sent = None  # long over: nothing to hold
+        try:
+            command = self._refused(sight, self._clock())
+        except Exception as error:  # what no camera should give, such as a frame that is no array
+            command = self._safe("bad_frame", f"{type(error).__name__}: {error}")
+        if command is None:
+            assert sight is not None
+            command = self._act(sight, began)
+        return command
+
     def _refused(self, sight: Sight | None, now: float) -> Command | None:
         """Return the safe command if what was sensed cannot be acted upon."""
         side, width = self._spec.image_size, self._spec.proprio
         if sight is None:
             return self._safe("no_frame", "the camera gave no frame")
+        if not isinstance(sight.taken_at, Real):
+            return self._safe("stale_frame", f"the frame's time is {sight.taken_at!r}, expected seconds")
         age = now - sight.taken_at
         # Also false for NaN. Clocks may differ a little, but of a frame from the future the age is not known.
         if not -self.config.period <= age <= self.config.max_age:
@@ -297,27 +319,27 @@ class ControlLoop:
             wanted = f"uint8 of shape {(side, side, 3)}"
             return self._safe("bad_frame", f"found {frame.dtype} of shape {frame.shape}, expected {wanted}")
         if width:
-            felt = sight.proprio
+            felt = None if sight.proprio is None else np.asarray(sight.proprio)
             if felt is None or felt.shape != (width,) or felt.dtype.kind not in "fiu" or not np.isfinite(felt).all():
                 found = None if felt is None else f"{felt.dtype} of shape {felt.shape}: {felt.tolist()}"
                 return self._safe("bad_proprio", f"found {found}, expected {width} finite numbers")
         return None
 
     def _act(self, sight: Sight, began: float) -> Command:
-        before = self.policy.last_plan
+        before, asked = self.policy.last_plan, self._clock()
         try:
             [action] = self.policy.act([_View(sight)], [0], deadline=began + self.config.search_time)
         except Exception as error:  # whatever fails in a model or an engine, the robot must be told something
             return self._safe("planner_error", f"{type(error).__name__}: {error}")
         plan = self.policy.last_plan
         if plan is not None and plan is not before:
-            took = self._clock() - began
-            self._plan_times.append(took)
+            now = self._clock()
+            self._plan_times.append(now - asked)
             if not np.isfinite(plan.actions).all():
                 detail = f"found {int((~np.isfinite(plan.actions)).sum())} numbers not finite"
                 return self._safe("bad_plan", detail, unsent=1)
-            if took > self.config.period:
-                detail = f"planning took {took:.3f} s of a period of {self.config.period} s"
+            if now - began > self.config.period:
+                detail = f"the plan came {now - began:.3f} s into a period of {self.config.period} s"
                 return self._safe("missed_deadline", detail, unsent=1)
         within = np.clip(action, self._spec.action_low, self._spec.action_high)
         self.policy.done(within[None])

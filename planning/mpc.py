@@ -146,7 +146,7 @@ class MPCPolicy:
         return self._plan[rows, self._executed - 1, self._last[1]]
 
     def done(self, actions: Action) -> None:
-        """Note what was done, (len(active), C), in place of what :meth:`act` has just returned: clipped, for example."""
+        """Note what was done, (len(active), C), in place of what :meth:`act` has just returned: clipped, perhaps."""
         rows, columns = self._last
         self._plan[rows, self._executed - 1, columns] = actions
 

@@ -60,6 +60,7 @@ class Planner:
         self.solver = solver
         self.objective = objective or GoalDistance()
         self.bounded = bounded
+        self._proposing = backend if isinstance(backend, ProposingBackend) else None  # asked once: it takes its time
         spec = backend.spec
         if solver.needs_gradients and not isinstance(backend, DifferentiableBackend):
             raise TypeError(
@@ -182,7 +183,7 @@ class Planner:
     def check_offset(self, offset: int) -> ProposingBackend:
         """Return the backend; ``ValueError`` unless it has a controller that knows goals ``offset`` steps away."""
         spec = self.backend.spec
-        if not isinstance(self.backend, ProposingBackend) or not spec.proposals:
+        if self._proposing is None or not spec.proposals:
             raise ValueError(
                 "controller: found none in this backend, expected one: give TorchBackend a controller, or export one "
                 "with the world model"
@@ -192,7 +193,7 @@ class Planner:
                 f"controller.offset: found {offset}, expected 1 to {spec.max_offset}, for which the controller was "
                 "trained (its max_offset)"
             )
-        return self.backend
+        return self._proposing
 
     def check_horizon(self, horizon: int) -> None:
         """Raise ``ValueError`` unless the engine can imagine ``horizon`` blocks."""

@@ -86,7 +86,7 @@ class TwoLevelPolicy(MPCPolicy):
         self._final = None if self._goals is None else self._goals.copy()
 
     def expect(self, offset: int | None) -> None:
-        """Take the goal to be ``offset`` steps away now, by default ``TwoLevelConfig.offset``; look for a new subgoal."""
+        """Take the goal to be ``offset`` steps away now, by default ``TwoLevelConfig.offset``; look for a subgoal."""
         super().expect(offset)  # until there is a subgoal
         self._due_far = self._step + (offset or self.levels.offset)
         self._look = self._step  # the step after which a new subgoal is looked for

@@ -117,9 +117,12 @@ def _table(evaluation: Mapping[str, Any], family: str) -> dict[str, Any]:
             f"{timed['p50']:.{0 if timed['p50'] >= 10 else 2}f}" if timed else "–",
         ]
         rows.append([name, *cells])
+    held_out = evaluation.get("settings", {}).get("held_out")
     caption = (
         f"{tasks['count']} {tasks['split']} tasks (list `{tasks['sha256'][:12]}`), goals {describe_goals(tasks)}, "
-        f"budget {evaluation['budget']} steps, one training seed. {_planner(evaluation['policies'][family])}Machine: "
+        f"budget {evaluation['budget']} steps, one training seed. "
+        f"{'' if held_out is None else f'Kept from training: {held_out}. '}"
+        f"{_planner(evaluation['policies'][family])}Machine: "
         f"{_host(evaluation)}. Everything else is in `evaluation.json`."
     )
     return {"rows": rows, "caption": caption}

@@ -11,6 +11,7 @@ from typing import Any
 from jepakit.hub import BUNDLE_FOLDER
 from jepakit.planning.evaluation.files import write_json
 from jepakit.results import read_evaluation, read_training
+from jepakit.zoo.base import WorldModel
 from jepakit.zoo.card import last_probes, model_card
 from jepakit.zoo.files import fingerprint
 from jepakit.zoo.weights import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, build_model, read_checkpoint
@@ -46,12 +47,17 @@ def publish(
     ``revision`` is a branch, made if needed. With ``dry_run``, a folder that must not exist, everything is written
     there and nothing is sent.
 
-    Raises ``ValueError`` for weights that do not load or whose predictor was never trained, and huggingface_hub's own
-    errors where the Hub refuses.
+    Raises ``ValueError`` for weights that do not load, are no world model's, or whose predictor was never trained, and
+    for a bundle of other weights; huggingface_hub's own errors where the Hub refuses.
     """
-    folder = Path(weights).expanduser()
+    folder = Path(weights).expanduser().absolute()
     checkpoint = read_checkpoint(folder)
     model = build_model(checkpoint)  # what does not load here must not be published
+    if not isinstance(model, WorldModel):
+        raise ValueError(
+            f"{checkpoint.source}: found a {checkpoint.name}, expected a world model, which cards are about; "
+            "`hf upload` sends any folder, and what is trained on latents loads from the Hub as from a folder"
+        )
     if model.encoder_alone:
         raise ValueError(
             f"{checkpoint.source}: found a {checkpoint.name} whose training ended with its encoder's steps, expected a "
@@ -73,7 +79,7 @@ def publish(
             if content is not None:
                 write_json(staged / name, content)
         if bundle is not None:
-            shutil.copytree(bundle, staged / BUNDLE_FOLDER)
+            _copy_bundle(bundle, staged / BUNDLE_FOLDER, mine)
         card = model_card(
             checkpoint,
             repository=repository,
@@ -94,6 +100,21 @@ def publish(
         return Publication(
             repository=repository, files=files, url=_send(staged, repository, private=private, revision=revision)
         )
+
+
+def _copy_bundle(bundle: Path, to: Path, weights: str) -> None:
+    """Copy the files of a bundle of these ``weights``, without engines or whatever else lies there."""
+    from jepakit.export.bundle import MANIFEST, Bundle
+
+    opened = Bundle.open(bundle)
+    found = opened.manifest["model"].get("weights")
+    if found != weights:
+        raise ValueError(
+            f"{bundle / MANIFEST}: model.weights: found {found}, expected those to be published, {weights}; export them"
+        )
+    to.mkdir()
+    for name in (MANIFEST, *opened.manifest["files"]):
+        shutil.copyfile(bundle / name, to / name)
 
 
 def _read_own(file: Path, family: str, weights: str) -> dict[str, Any] | None:

@@ -74,8 +74,8 @@ def write_report(run: Path) -> Path:
 def _evaluation(result: Mapping[str, Any], folder: Path) -> str:
     tasks = result["tasks"]
     about = (
-        f"{result['environment']}: {tasks['count']} tasks from {tasks['split']} episodes, goals {describe_goals(tasks)}, "
-        f"budget {result['budget']}, {tasks['excluded']} solved starts excluded."
+        f"{result['environment']}: {tasks['count']} tasks from {tasks['split']} episodes, goals "
+        f"{describe_goals(tasks)}, budget {result['budget']}, {tasks['excluded']} solved starts excluded."
     )
     head = ("policy", "success", "95 % interval", "median steps", "plan p50 / p95")
     table = _table(head, [_row(name, policy) for name, policy in result["policies"].items()])

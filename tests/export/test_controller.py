@@ -9,6 +9,7 @@ import torch
 from jepakit.export import export_bundle
 from jepakit.export.runtime import open_backend
 from jepakit.export.runtime.torch_backend import TorchBackend
+from jepakit.planning.mpc import ProposalConfig
 
 
 def test_every_engine_proposes_the_same(controlled):
@@ -52,3 +53,23 @@ def test_settings_that_ask_a_controller_need_one(make_model, follow, tmp_path):
     for settings in (follow, dataclasses.replace(follow, solver="cem", proposals=True)):
         with pytest.raises(ValueError, match="planner: found settings that ask a controller"):
             export_bundle(make_model("pldm"), tmp_path / "bundle", horizon=1, planner=settings)
+
+
+def test_goals_farther_than_the_controller_knows_are_refused_before_the_robot_does(
+    make_model, make_controller, follow, tmp_path
+):
+    model = make_model("pldm")
+    far = dataclasses.replace(follow, controller=ProposalConfig(offset=9))
+    with pytest.raises(ValueError, match="controller.offset: found 9, expected 1 to 8"):
+        export_bundle(model, tmp_path / "bundle", horizon=1, planner=far, controller=make_controller(model))
+
+
+def test_half_precision_is_the_world_models_alone(make_model, make_controller, queries, tmp_path, monkeypatch):
+    for name, limit in (("LEAST_OVERLAP", 0.0), ("LARGEST_EXCESS", 10.0)):
+        monkeypatch.setattr(f"jepakit.export.exporter.{name}", limit)
+    model = make_model("pldm")
+    arguments = {"horizon": 1, "controller": make_controller(model), "queries": queries("pldm")}
+    bundle = export_bundle(model, tmp_path / "bundle", precision="fp16", **arguments)
+    figures = bundle.manifest["verification"]
+    errors = figures["fp16"]["relative_error"], figures["fp32"]["relative_error"]
+    assert errors[0]["controller"] == errors[1]["controller"] < 1e-5 < errors[0]["score_1"]

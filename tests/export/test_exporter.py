@@ -12,6 +12,8 @@ from jepakit.export.bundle import WEIGHTS
 from jepakit.export.precision import MEASURES
 from jepakit.export.runtime.onnx_backend import OnnxBackend
 from jepakit.export.runtime.torch_backend import TorchBackend
+from jepakit.export.verify import _difference
+from jepakit.planning import MPCConfig, PlannerConfig
 
 
 def test_onnx_runtime_plans_what_pytorch_plans(exported, queries):
@@ -162,6 +164,13 @@ def test_what_overflows_in_half_precision_is_found(make_model, queries, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_numbers_that_are_not_finite_are_no_agreement():
+    finite, wrong = np.ones(3, np.float32), np.array([1.0, np.nan, np.inf], np.float32)
+    assert _difference(finite, finite) == 0.0
+    for found, expected in ((wrong, finite), (finite, wrong), (wrong, wrong)):
+        assert _difference(found, expected) == np.inf
+
+
 def test_a_wrong_graph_is_found_and_leaves_nothing(make_model, tmp_path, quick):
     model = make_model("pldm")
     model.action_mean += 0.1  # the traced graphs do not know
@@ -243,6 +252,14 @@ def test_settings_that_do_not_fit_are_refused(make_model, queries, tmp_path, lew
         "horizon": ({"horizon": 0}, "PlannerSpec.horizon: found 0"),
         "planner": ({"horizon": 1, "planner": settings}, "horizon: found 1, expected at least the planner's"),
         "queries": ({"queries": queries("pldm", count=0)}, "queries.frames: found shape"),
+        "few queries": (
+            {"precision": "fp16", "horizon": 1, "queries": queries("lewm", count=1)},
+            "queries: found 1, expected at least 2 to verify fp16",
+        ),
+        "history": (
+            {"planner": PlannerConfig(mpc=MPCConfig(horizon=1, execute_blocks=1, history=9))},
+            "MPCConfig.history: found 9, expected 1 to",
+        ),
     }.values():
         with pytest.raises(ValueError, match=message):
             export_bundle(model, out, **changed)

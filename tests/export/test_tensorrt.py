@@ -142,6 +142,29 @@ def test_what_was_built_for_something_else_is_built_again_and_said(tmp_path, cha
     assert build(make_bundle(tmp_path, **identity), config, gpu=change.get("gpu"))[1] == []
 
 
+def test_an_engine_that_does_not_load_is_built_again(tmp_path):
+    class Refusing(Trusting):
+        def load(self, file, graph, config):
+            raise ValueError("refused")
+
+    write_score(tmp_path)
+    with pytest.raises(ValueError, match="refused"):
+        build_engines(make_bundle(tmp_path), RTX, say=lambda _: None, cuda=Cuda(Gpu()), library=Refusing())
+    assert "no readable record" in build(make_bundle(tmp_path))[1][0]
+
+
+@pytest.mark.parametrize("name", ["score_1.engine", "score_1.json"])
+def test_an_engine_that_was_downloaded_is_built_again(tmp_path, name):
+    """Links are what a Hub's cache has; an engine is native code that says itself what it was built for."""
+    write_score(tmp_path)
+    build(make_bundle(tmp_path))
+    file = tmp_path / "engines" / name
+    file.rename(tmp_path / "blob")
+    file.symlink_to(tmp_path / "blob")
+    assert "was not built here" in build(make_bundle(tmp_path))[1][0]
+    assert build(make_bundle(tmp_path))[1] == []
+
+
 def test_without_a_gpu_rtx_shows_that_the_graphs_can_be_built_and_the_target_builds_again(tmp_path):
     write_score(tmp_path)
     said = []

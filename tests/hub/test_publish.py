@@ -14,7 +14,9 @@ import jepakit.zoo
 from jepakit.export import Bundle
 from jepakit.export.exporter import export_bundle
 from jepakit.planning import MPCConfig, PlannerConfig, RandomShootingConfig
-from jepakit.zoo import load_model, save_pretrained
+from jepakit.zoo import LeWMModel, load_model, save_pretrained
+from jepakit.zoo.controller.config import ControllerConfig
+from jepakit.zoo.controller.model import ControllerModel
 from jepakit.zoo.files import fingerprint
 from jepakit.zoo.publish import publish
 from jepakit.zoo.vjepa.model import VJEPAModel
@@ -223,8 +225,12 @@ def test_a_robot_fetches_the_bundle_alone(hub, client, weights, tmp_path):
     )
     bundle = export_bundle(load_model(weights), tmp_path / "bundle", horizon=1, planner=planner)
     code = sent(weights).replace("private=", f"bundle=__import__('pathlib').Path({str(bundle.folder)!r}), private=")
+    (bundle.folder / "engines").mkdir()
+    (bundle.folder / "engines" / "score_1.engine").write_bytes(b"native code")
+    (bundle.folder / "notes.txt").write_text("mine")
     files = client(code)["files"]
-    assert {"bundle/manifest.json", "bundle/encoder.onnx"} <= set(files)
+    inside = {"manifest.json", "MODEL_CARD.md", "encoder.onnx", "score_1.onnx", "weights.bin"}
+    assert {name for name in files if name.startswith("bundle/")} == {f"bundle/{name}" for name in inside}
     hub.requests.clear()
     assert client(PLAN, token=False, home="robot") == ["random_shooting", [1, 1, 4]]
     fetched = {path for verb, path in hub.requests if "/resolve/" in path}
@@ -338,6 +344,32 @@ def test_what_was_measured_on_other_weights_is_left_out(weights, tmp_path):
     card = (tmp_path / "dry" / "README.md").read_text()
     assert "Not evaluated." in card
     assert "shuffle_gap" not in card
+
+
+def test_a_bundle_of_other_weights_is_not_published(weights, lewm, tmp_path):
+    other = LeWMModel({**lewm, "frame_skip": 2, "history": 1})
+    bundle = export_bundle(other, tmp_path / "bundle", horizon=1)
+    with pytest.raises(ValueError, match=r"manifest\.json: model\.weights: found .*, expected those to be published"):
+        publish(weights, NAME, bundle=bundle.folder, dry_run=tmp_path / "dry")
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
+        publish(weights, NAME, bundle=tmp_path, dry_run=tmp_path / "dry")
+    assert not (tmp_path / "dry").exists()
+
+
+def test_the_folder_may_be_this_one(weights, tmp_path, monkeypatch):
+    (weights.parent / "evaluation").mkdir()
+    evaluation = evaluation_of(fingerprint(load_model(weights)))
+    evaluation["settings"]["held_out"] = "not known (mine)"
+    (weights.parent / "evaluation" / "evaluation.json").write_text(json.dumps(evaluation))
+    monkeypatch.chdir(weights)
+    assert "evaluation.json" in publish(".", NAME, dry_run=tmp_path / "dry").files
+    assert "Kept from training: not known (mine)." in (tmp_path / "dry" / "README.md").read_text()
+
+
+def test_a_controller_is_not_published_as_a_world_model(tmp_path):
+    controller = ControllerModel(ControllerConfig(frame_skip=2, steps=4, max_offset=10, width=16))
+    with pytest.raises(ValueError, match="found a controller, expected a world model"):
+        publish(save_pretrained(controller, tmp_path / "weights"), NAME, dry_run=tmp_path / "dry")
 
 
 def test_what_does_not_load_is_not_published(weights, tmp_path):

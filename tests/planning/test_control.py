@@ -269,6 +269,65 @@ def test_run_keeps_the_pace_and_counts_from_an_overlong_step_onwards(robot):
     np.testing.assert_array_equal(sent[-1], np.float32(STOP))  # however it ends
 
 
+def test_no_action_is_shorter_than_a_period_however_long_planning_takes(toy):
+    robot = Robot(toy)  # a block has five actions, and every block is planned
+    act = robot.policy.act
+
+    def slow(*arguments, **named):
+        before = robot.policy.last_plan
+        found = act(*arguments, **named)
+        if robot.policy.last_plan is not before:
+            robot.clock.now += 0.8 * PERIOD
+        return found
+
+    robot.policy.act = slow
+    times = []
+    summary = robot.loop.run(robot.sight, lambda _: times.append(robot.clock()), steps=20, sleep=robot.clock.sleep)
+    np.testing.assert_allclose(np.diff(times), PERIOD, atol=1e-6)  # the last one before the stop, too
+    assert (summary.overruns, summary.faults) == (0, {})
+    assert summary.jitter.p99 == pytest.approx(0.0, abs=1e-3)
+    assert summary.plan.p50 == pytest.approx(80, rel=0.05)
+
+
+def test_the_cameras_time_is_the_periods(toy):
+    robot = Robot(toy, max_age=1.0)
+
+    def camera():
+        robot.clock.now += 0.6 * PERIOD
+        return robot.sight()
+
+    asked = []
+    act = robot.policy.act
+
+    def slow(*arguments, deadline):
+        asked.append(deadline - robot.clock())
+        robot.clock.now += 0.6 * PERIOD
+        return act(*arguments, deadline=deadline)
+
+    robot.policy.act = slow
+    summary = robot.loop.run(camera, lambda _: None, steps=1, sleep=robot.clock.sleep)
+    assert asked == [pytest.approx(0.2 * PERIOD, rel=1e-3)]  # until 80 % of the period
+    assert summary.faults == {"missed_deadline": 1}
+    assert summary.overruns == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"frame": None}, "bad_frame"),
+        ({"frame": [[1]]}, "bad_frame"),
+        ({"taken_at": None}, "stale_frame"),
+        ({"taken_at": "3"}, "stale_frame"),
+        ({"proprio": {"x": 1.0}}, "bad_proprio"),
+    ],
+)
+def test_what_no_camera_should_give_is_a_fault_too(toy, changes, fault):
+    robot = Robot(toy, proprio=2)
+    assert robot.tick(**changes).fault == fault
+    assert robot.tick(proprio=[0.0, 0.0], taken_at=np.float32(robot.clock())).fault in (None, "stale_frame")
+    assert robot.tick(proprio=robot.world.proprio.tolist()).fault is None
+
+
 @pytest.mark.parametrize("end", [KeyboardInterrupt, OSError])
 def test_run_stops_the_robot_when_it_is_interrupted(robot, end):
     sent = []

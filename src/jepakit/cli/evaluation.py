@@ -155,7 +155,7 @@ def results_folder(weights: str, name: str) -> Path:
     """Where what is found out about weights goes: beside their folder, or under ``runs`` for weights from elsewhere."""
     folder = resolve(weights, [])
     if folder == Path(weights).expanduser():
-        return folder.parent / name
+        return folder.absolute().parent / name
     return Path("runs") / re.sub(r"[^\w.-]+", "-", weights) / name
 
 

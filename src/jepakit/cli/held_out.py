@@ -33,8 +33,8 @@ def describe_data(data: EpisodeDataModule) -> dict[str, Any]:
 def check_held_out(weights: Sequence[str], data: EpisodeDataModule) -> str:
     """``yes`` if the test episodes of ``data`` were kept from the training of all weights, else why it is not known.
 
-    Weights are folders, Hub ids or the file of a readout. Raises ``ValueError`` if episodes that some of them were trained on are among the test episodes. ``data`` must be
-    set up.
+    Weights are folders, Hub ids or the file of a readout. Raises ``ValueError`` if episodes that some of them were
+    trained on are among the test episodes. ``data`` must be set up.
     """
     here = describe_data(data)
     doubts = [f"{name}: {doubt}" for name in weights if (doubt := _doubt(name, here))]

@@ -23,7 +23,9 @@ from jepakit.planning.serving import serve, serve_socket
 
 def run(arguments: list[str]) -> int:
     """Serve until the client leaves, or on a socket until interrupted; returns the exit code."""
-    options = _parser().parse_args(arguments[1:])
+    parser = _parser()
+    options = parser.parse_args(arguments[1:])
+    _check_engine(parser, options)
     if options.rate <= 0:
         raise ValueError(f"--rate: found {options.rate}, expected a positive number of actions per second")
     config = ControlConfig(
@@ -71,6 +73,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engines", type=Path, metavar="DIR", help="folder of TensorRT engines [BUNDLE/engines]")
     add_engine_options(parser)
     return parser
+
+
+def _check_engine(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Raise ``ValueError`` for options of an engine that was not chosen."""
+    own = {
+        "onnx": ("provider", "threads"),
+        "tensorrt": ("engines", "runtime", "profile", "environments", "workspace"),
+    }
+    for engine, names in own.items():
+        ignored = [f"--{name}" for name in names if getattr(options, name) != parser.get_default(name)]
+        if engine != options.engine and ignored:
+            raise ValueError(f"{', '.join(ignored)}: found with --engine {options.engine}, expected --engine {engine}")
 
 
 def _backend(bundle: Bundle, options: argparse.Namespace) -> Backend:
