@@ -131,6 +131,11 @@ def test_it_serves_a_socket_until_it_is_stopped(exact, bundle, tmp_path, end):
         (["--stop-action", "0"], "stop_action: found (0.0,), expected 2 numbers"),
         (["--stop-action", "0,3"], "stop_action: found (0.0, 3.0)"),
         (["--planning-time", "9"], "planning_time: found 9.0"),
+        (
+            ["--profile", "1,2,3", "--engines", "x"],
+            "--engines, --profile: found with --engine onnx, expected --engine tensorrt",
+        ),
+        (["--engine", "tensorrt", "--threads", "2"], "--threads: found with --engine tensorrt, expected --engine onnx"),
         (["--provider", "cuda"], "provider: 'cuda' is not part of this ONNX Runtime"),
     ],
 )

@@ -60,7 +60,7 @@ def test_goals_farther_than_the_controller_knows_are_refused_before_the_robot_do
 ):
     model = make_model("pldm")
     far = dataclasses.replace(follow, controller=ProposalConfig(offset=9))
-    with pytest.raises(ValueError, match="controller.offset: found 9, expected 1 to 8"):
+    with pytest.raises(ValueError, match=r"controller\.offset: found 9, expected 1 to 8"):
         export_bundle(model, tmp_path / "bundle", horizon=1, planner=far, controller=make_controller(model))
 
 
