@@ -84,6 +84,10 @@ class FidelityProbe(Probe):
         self.windows = windows
         self.seed = seed
 
+    def check_data(self, data: EpisodeDataModule) -> None:
+        """Raise ``ValueError`` for data without an environment."""
+        environment_factory(data)
+
     def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:
         """See the class; draws ``fidelity.png``."""
         backend = TorchBackend(model, environments_per_call=AT_ONCE)

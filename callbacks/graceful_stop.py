@@ -32,11 +32,12 @@ class GracefulStop(L.Callback):
     def __init__(self) -> None:
         self._asked = 0  # the signal
         self._agreed = False
+        self._over = False
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen; when a fit is interrupted, Lightning puts the handlers from before back."""
-        self._asked, self._agreed = 0, False
+        self._asked, self._agreed, self._over = 0, False, False
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -60,8 +61,8 @@ class GracefulStop(L.Callback):
             raise SIGTERMException(128 + self._asked) if self._asked == signal.SIGTERM else KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save the state, unless it is that of half a step."""
-        if not self._can_save(trainer, self._agreed or isinstance(exception, NumericalFault)):
+        """Save the state, unless it is that of half a step, or the training is over and what follows it failed."""
+        if self._over or not self._can_save(trainer, self._agreed or isinstance(exception, NumericalFault)):
             return
         file = checkpoint_folder(trainer) / STOPPED
         trainer.save_checkpoint(file)
@@ -84,7 +85,7 @@ class GracefulStop(L.Callback):
         """Listen no more, and remove what an earlier part of this training saved: it is over."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._handlers = {}
+        self._handlers, self._over = {}, True
         folder = checkpoint_folder(trainer)
         if trainer.is_global_zero:
             (folder / STOPPED).unlink(missing_ok=True)

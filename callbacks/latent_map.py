@@ -40,6 +40,8 @@ class LatentMap(Probe):
         """See the class; draws ``latent_map.png``."""
         known = draw_frames(data, "val", count=self.frames)
         latents = known.latents(model).reshape(len(known.values), -1).astype(np.float64)
+        if not np.isfinite(latents).all():
+            raise ValueError("LatentMap: found latents that are not finite, expected numbers: the model is broken")
         shown = np.flatnonzero(np.ptp(known.values, axis=0))[: self.max_panels]
         points, shares = principal_components(latents)
         titles = (f"PC 1 ({shares[0]:.0%})", f"PC 2 ({shares[1]:.0%})"), ("t-SNE 1", "t-SNE 2")
@@ -57,10 +59,15 @@ def principal_components(latents: Array, count: int = 2) -> tuple[Array, Array]:
 
 
 def neighbours(latents: Array) -> Array:
-    """Place latents ``(F, D)`` in the plane ``(F, 2)`` by t-SNE of their first 50 principal components."""
+    """Place latents ``(F, D)`` in the plane ``(F, 2)`` by t-SNE of their first 50 principal components.
+
+    Latents that are all alike, of a model that has collapsed, are one point: t-SNE would divide by their deviation.
+    """
     from sklearn.manifold import TSNE
 
     components, _ = principal_components(latents, min(50, *latents.shape))
+    if not components[:, 0].std() > 0:
+        return np.zeros((len(latents), 2))
     perplexity = min(30.0, (len(latents) - 1) / 3)
     placed: Array = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(components)
     return placed

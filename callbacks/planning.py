@@ -48,6 +48,10 @@ class PlanningProbe(Probe):
         self.planner = planner
         self.seed = seed
 
+    def check_data(self, data: EpisodeDataModule) -> None:
+        """Raise ``ValueError`` for data without an environment."""
+        environment_factory(data)
+
     def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:
         """See the class; the tasks are the same every time."""
         tasks = tasks_of(data, TaskConfig(count=self.tasks, offset=self.offset, split="val", seed=self.seed))

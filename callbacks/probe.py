@@ -45,6 +45,9 @@ class Probe(L.Callback):
     def check(self, model: WorldModel) -> None:
         """Raise ``ValueError`` for a model that cannot be probed; any can, unless a probe says otherwise."""
 
+    def check_data(self, data: EpisodeDataModule) -> None:
+        """Raise ``ValueError`` for data, set up or not, that the probe cannot use; likewise."""
+
     @abstractmethod
     def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:
         """Return what was found by name; ``data`` are set up, ``folder`` exists and takes pictures."""
@@ -59,6 +62,7 @@ class Probe(L.Callback):
             )
         pl_module.require_whole(type(self).__name__)
         self.check(pl_module.model)
+        self.check_data(data)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure every ``every_n_epochs`` epochs."""
@@ -72,9 +76,15 @@ class Probe(L.Callback):
         if not getattr(trainer, "fast_dev_run", False) and self._measured_at != trainer.global_step:
             self._probe(trainer, pl_module)
 
-    def run(self, model: WorldModel, data: EpisodeDataModule, folder: Path, *, step: int) -> dict[str, float]:
-        """Measure, and keep the numbers in ``folder`` beside those of earlier steps."""
+    def run(
+        self, model: WorldModel, data: EpisodeDataModule, folder: Path, *, step: int, keep_later: bool = True
+    ) -> dict[str, float]:
+        """Measure, and keep the numbers in ``folder`` beside those of other steps.
+
+        Without ``keep_later`` those of later steps go: a training that was resumed measures them again.
+        """
         self.check(model)
+        self.check_data(data)
         folder.mkdir(parents=True, exist_ok=True)
         was_training = model.training
         values = self.measure(model.eval(), data, folder)
@@ -82,8 +92,9 @@ class Probe(L.Callback):
         file = folder / f"{self.name}.json"
         earlier = read_probe(file) if file.is_file() else []
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        kept = [entry for entry in earlier if entry["step"] < step]
-        write_json(file, {"measured": [*kept, {"step": step, "weights": fingerprint(model), "values": plain}]})
+        measured = [entry for entry in earlier if entry["step"] < step or (keep_later and entry["step"] > step)]
+        measured.append({"step": step, "weights": fingerprint(model), "values": plain})
+        write_json(file, {"measured": sorted(measured, key=lambda entry: entry["step"])})
         return values
 
     def _probe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
@@ -94,7 +105,7 @@ class Probe(L.Callback):
             return {}
         assert isinstance(pl_module, WorldModelModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        values = self.run(pl_module.model, data, folder, step=trainer.global_step)
+        values = self.run(pl_module.model, data, folder, step=trainer.global_step, keep_later=False)
         named = {f"probe/{self.name}/{name}": value for name, value in values.items()}
         for logger in trainer.loggers:
             logger.log_metrics(named, step=trainer.global_step)

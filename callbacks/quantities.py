@@ -155,7 +155,7 @@ def random_model(model: WorldModel) -> WorldModel:
     statistics = dict(model.named_buffers(recurse=False))
     for name, buffer in untrained.named_buffers(recurse=False):
         buffer.copy_(statistics[name])
-    return untrained.eval()
+    return untrained.to(model.action_mean.device).eval()
 
 
 def draw_bars(names: tuple[str, ...], explained: dict[str, list[float]], file: Path) -> None:

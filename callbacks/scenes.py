@@ -37,6 +37,10 @@ class SceneProbe(Probe):
         self.cases = cases
         self.seed = seed
 
+    def check_data(self, data: EpisodeDataModule) -> None:
+        """Raise ``ValueError`` for data of no scenes."""
+        self.environment(data)
+
     def environment(self, data: EpisodeDataModule) -> SceneEnv:
         """Build the environment; ``ValueError`` for one without objects that can be simulated with a change."""
         environment = environment_factory(data)()

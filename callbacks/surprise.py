@@ -48,6 +48,10 @@ class SurpriseProbe(Probe):
         self.after = after
         self.seed = seed
 
+    def check_data(self, data: EpisodeDataModule) -> None:
+        """Raise ``ValueError`` for data without an environment."""
+        environment_factory(data)
+
     def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:
         """See the class; draws ``surprise.png``."""
         at = model.config.history + 1

@@ -160,6 +160,7 @@ class ControlLoop:
                 f"within the action bounds {low.tolist()} to {high.tolist()}"
             )
         self._started = False
+        self._sent: Array | None = None
         self._clear()
 
     def start(
@@ -282,7 +283,7 @@ class ControlLoop:
         self._faults: Counter[Fault] = Counter()
         self._plan_times: deque[float] = deque(maxlen=_KEPT)
         self._jitter: deque[float] = deque(maxlen=_KEPT)
-        self._sent: Array | None = None
+        self._sent = None
         self._sent_at: float | None = None
         self._fault: Fault | None = None
 

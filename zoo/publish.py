@@ -50,6 +50,7 @@ def publish(
     Raises ``ValueError`` for weights that do not load, are no world model's, or whose predictor was never trained, and
     for a bundle of other weights; huggingface_hub's own errors where the Hub refuses.
     """
+    check_place(dry_run)
     folder = Path(weights).expanduser().absolute()
     checkpoint = read_checkpoint(folder)
     model = build_model(checkpoint)  # what does not load here must not be published
@@ -100,6 +101,12 @@ def publish(
         return Publication(
             repository=repository, files=files, url=_send(staged, repository, private=private, revision=revision)
         )
+
+
+def check_place(dry_run: Path | None) -> None:
+    """Raise ``FileExistsError`` for a folder that is there already."""
+    if dry_run is not None and dry_run.exists():
+        raise FileExistsError(f"dry_run: {dry_run} exists already; delete it, or choose another folder")
 
 
 def _copy_bundle(bundle: Path, to: Path, weights: str) -> None:

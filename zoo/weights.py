@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TRAINING_FILE = "training.json"
-_OFFICIAL = "official:"
+OFFICIAL = "official:"
 _CONFIG_HASH = "config_sha256"
 
 
@@ -102,10 +102,10 @@ def build_model(checkpoint: Checkpoint) -> Trainable:
 
 def read_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
     """Read a checkpoint's files without building a model; see ``from_pretrained``."""
-    if isinstance(source, str) and source.startswith(_OFFICIAL):
+    if isinstance(source, str) and source.startswith(OFFICIAL):
         from jepakit.zoo.lewm.official import read_official
 
-        return read_official(source.removeprefix(_OFFICIAL), revision=revision)
+        return read_official(source.removeprefix(OFFICIAL), revision=revision)
     folder = locate(source, (CONFIG_FILE, WEIGHTS_FILE), revision=revision)
     config = read_json(folder / CONFIG_FILE)
     recorded = config.pop(_CONFIG_HASH, None)

@@ -90,23 +90,23 @@ class KeepCurves(L.Callback):
     after it are measured again. Only those of the very step of the checkpoint, which Lightning logs after it, are lost.
     """
 
-    def __init__(self, logger: object) -> None:
-        self._logger = logger if isinstance(logger, CSVLogger) else None
-        file = None if self._logger is None else Path(self._logger.log_dir) / "metrics.csv"
-        self._rows: list[dict[str, str]] = []
-        if file is not None and file.is_file():
-            with file.open(newline="") as lines:
-                self._rows = list(csv.DictReader(lines))
+    def __init__(self, loggers: Iterable[object]) -> None:
+        self._rows: list[tuple[CSVLogger, list[dict[str, str]]]] = []
+        for logger in loggers:
+            if isinstance(logger, CSVLogger) and (file := Path(logger.log_dir) / "metrics.csv").is_file():
+                with file.open(newline="") as lines:
+                    self._rows.append((logger, list(csv.DictReader(lines))))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log what was logged before the checkpoint; nothing in a new run."""
-        for row in self._rows:
-            step = int(row["step"])
-            if self._logger is not None and step < trainer.global_step:
-                values: dict[str, torch.Tensor | float] = {
-                    name: float(value) for name, value in row.items() if value and name != "step"
-                }
-                self._logger.log_metrics(values, step=step)
+        for logger, rows in self._rows:
+            for row in rows:
+                step = int(row["step"])
+                if step < trainer.global_step:
+                    values: dict[str, torch.Tensor | float] = {
+                        name: float(value) for name, value in row.items() if value and name != "step"
+                    }
+                    logger.log_metrics(values, step=step)
         self._rows = []
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

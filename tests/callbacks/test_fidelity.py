@@ -10,9 +10,12 @@ from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from lightning.pytorch.loggers import CSVLogger
 from oracle import LEWM, Deaf, Oracle, prepared
 from PIL import Image
+from runs import make
 
-from jepakit.callbacks import FidelityProbe
+from jepakit.callbacks import CounterfactualProbe, FidelityProbe, LatentMap, PlanningProbe, SurpriseProbe
 from jepakit.callbacks.fidelity import Bank
+from jepakit.datamodules.base import EpisodeDataModule
+from jepakit.results import read_probe
 from jepakit.zoo import LeWM
 
 torch.set_num_threads(1)
@@ -95,3 +98,25 @@ def test_wrong_settings_are_refused(data, tmp_path):
     trainer = L.Trainer(callbacks=[FidelityProbe()], logger=False, enable_checkpointing=False, max_steps=1)
     with pytest.raises(ValueError, match="FidelityProbe: found BoringModel and BoringDataModule, expected a world mod"):
         trainer.fit(BoringModel(), datamodule=BoringDataModule())
+
+
+def test_data_without_an_environment_are_refused_before_the_training(tworoom_store, tmp_path):
+    own = EpisodeDataModule(str(tworoom_store), image_size=32, batch_size=4)
+    for probe in (FidelityProbe(), PlanningProbe(), SurpriseProbe(), CounterfactualProbe()):
+        trainer = L.Trainer(accelerator="cpu", logger=False, callbacks=[probe], max_steps=1, default_root_dir=tmp_path)
+        with pytest.raises(ValueError, match="no environment belongs to this data"):
+            trainer.fit(make(), own)
+        assert trainer.global_step == 0
+
+
+def test_other_steps_figures_stay_but_for_those_after_a_resumed_training(data, tmp_path):
+    model, probe = prepared(Oracle(), data), LatentMap(frames=10)
+
+    def steps():
+        return [entry["step"] for entry in read_probe(tmp_path / "latent_map.json")]
+
+    for step in (3, 6, 0, 3):
+        probe.run(model, data, tmp_path, step=step)
+    assert steps() == [0, 3, 6]
+    probe.run(model, data, tmp_path, step=3, keep_later=False)
+    assert steps() == [0, 3]

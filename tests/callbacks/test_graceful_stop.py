@@ -98,3 +98,15 @@ def test_nothing_is_saved_where_checkpoints_are_not_wanted(tworoom_store, tmp_pa
     with pytest.raises(OSError, match="gone"):
         fit(tworoom_store, tmp_path, [At("on_train_batch_end", 1, fail), GracefulStop()], fast_dev_run=True)
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+class FailsAfterwards(L.Callback):
+    def on_fit_end(self, trainer, pl_module):
+        raise OSError("the Hub is gone")
+
+
+def test_what_fails_after_the_training_does_not_make_it_unfinished(tworoom_store, tmp_path, capfd):
+    with pytest.raises(OSError, match="the Hub is gone"):
+        fit(tworoom_store, tmp_path, [FailsAfterwards(), GracefulStop()])
+    assert not (tmp_path / "checkpoints" / STOPPED).exists()
+    assert "Stopped after" not in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from oracle import Oracle, prepared
 from PIL import Image
 from sklearn.decomposition import PCA
@@ -42,3 +43,14 @@ def test_it_maps_a_model(data, tmp_path):
     assert found["pc1"] + found["pc2"] == pytest.approx(1.0)  # its latents have two dimensions
     assert found["pc1"] >= found["pc2"] > 0
     assert (tmp_path / "latent_map.png").is_file()
+
+
+def test_a_model_that_has_collapsed_is_one_point(data, tmp_path, monkeypatch):
+    np.testing.assert_array_equal(neighbours(np.ones((40, 16))), np.zeros((40, 2)))  # t-SNE would end the process
+    model = prepared(Oracle(), data)
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda observation: torch.ones_like(encode(observation)))
+    assert LatentMap(frames=40).run(model, data, tmp_path, step=0) == {"pc1": 0.0, "pc2": 0.0}
+    monkeypatch.setattr(model, "encode", lambda observation: encode(observation) * torch.nan)
+    with pytest.raises(ValueError, match="LatentMap: found latents that are not finite"):
+        LatentMap(frames=40).run(model, data, tmp_path, step=1)

@@ -2,20 +2,21 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from jepakit import cli
+from jepakit.cli.demo import demo, summarise
 from jepakit.datamodules.store import EpisodeStore
 from jepakit.zoo import LeWM
 
 
 @pytest.fixture(scope="session")
 def demo_run(mini_config, tmp_path_factory):
-    from jepakit.cli.demo import demo
-
     out = tmp_path_factory.mktemp("runs") / "demo"
     return out, demo(mini_config, out)
 
@@ -33,10 +34,8 @@ def test_the_summary_holds_what_others_rely_on(demo_run):
 
 
 def test_later_configurations_win_and_latencies_may_be_missing(demo_run, monkeypatch, capsys):
-    from jepakit.cli import demo
-
     asked = []
-    monkeypatch.setattr(demo, "demo", lambda config, out: asked.append(config) or {})
+    monkeypatch.setattr("jepakit.cli.demo.demo", lambda config, out: asked.append(config) or {})
     assert cli.main(["demo", "-c", "one.yaml", "-c", "two.yaml"]) == 0
     assert cli.main(["demo"]) == 0
     assert asked[0] == ["-c", "one.yaml", "-c", "two.yaml"]
@@ -44,7 +43,7 @@ def test_later_configurations_win_and_latencies_may_be_missing(demo_run, monkeyp
     evaluation = json.loads((demo_run[0] / "evaluation" / "evaluation.json").read_text())
     for policy in evaluation["policies"].values():
         policy["latency_ms"] = None
-    assert demo.summarise(evaluation, {})["plan_latency_ms"] is None
+    assert summarise(evaluation, {})["plan_latency_ms"] is None
 
 
 def test_the_report_stands_alone(demo_run):
@@ -101,9 +100,44 @@ def test_weights_that_do_not_fit_the_data_are_refused(demo_run, mini_config, tmp
     assert not (tmp_path / "x").exists()
 
 
-def test_validate_test_and_predict_run(mini_config, tmp_path):
+def test_validate_test_and_predict_are_of_a_trained_model(demo_run, mini_config, capsys):
+    out, _ = demo_run
+    place = [f"--trainer.logger.init_args.save_dir={out.parent}", f"--trainer.logger.init_args.name={out.name}"]
+    curves = (out / "metrics.csv").read_bytes()
     for command in ("validate", "test", "predict"):
-        assert cli.main([command, *mini_config, f"--trainer.logger.init_args.save_dir={tmp_path / command}"]) == 0
+        assert cli.main([command, *mini_config, *place]) == 1
+        assert f"ckpt_path: found no checkpoint for {command}, expected one" in capsys.readouterr().err
+        assert cli.main([command, *mini_config, *place, "--ckpt_path", "last"]) == 0
+    assert (out / "metrics.csv").read_bytes() == curves  # CSVLogger deletes the file where it finds one
+    written = load_file(out / "predict" / "predictions.safetensors")
+    assert f"wrote {out / 'predict' / 'predictions.safetensors'}" in capsys.readouterr().out
+    windows = len(written["episode"])
+    assert {name: tuple(written[name].shape) for name in ("latents", "predictions")} == {
+        "latents": (windows, 4, 1, 8),
+        "predictions": (windows, 3, 1, 8),
+    }
+
+
+def test_a_demo_of_another_configuration_in_a_folder_here(mini_config, tmp_path, monkeypatch):
+    """A name that could be a Hub id, and a logger that would number the run."""
+    monkeypatch.chdir(tmp_path)
+    numbered = tmp_path / "numbered.yaml"
+    numbered.write_text("trainer: {logger: {init_args: {version: null}}}")
+    summary = demo([*mini_config, "-c", str(numbered)], Path("mine"))
+    assert summary["tasks"] == 5
+    assert (tmp_path / "mine" / "report.html").is_file()
+
+
+def test_callbacks_that_are_always_there_can_be_replaced_or_left_out(mini_config, tmp_path, capsys):
+    fit = ["fit", *mini_config, f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.max_steps=1"]
+    assert cli.main([*fit, "--trainer.enable_progress_bar=false"]) == 0
+    fit.append("--trainer.logger.init_args.name=other")
+    other = ["--trainer.callbacks=[]", "--trainer.callbacks+=jepakit.callbacks.RunEstimate"]
+    assert cli.main([*fit, *other, "--trainer.callbacks.warn_after_hours=0"]) == 0
+    captured = capsys.readouterr().err
+    assert captured.count("This run will take about") == 2  # once for each command
+    assert cli.main([*fit, "--trainer.enable_checkpointing=false"]) == 1
+    assert "trainer.enable_checkpointing: found false, expected true" in capsys.readouterr().err
 
 
 def test_nan_in_the_data_stops_the_run_by_name(mini_config, tmp_path, monkeypatch, capsys):

@@ -69,9 +69,12 @@ def test_records_of_shipped_weights_say_what_their_data_were(name):
     assert len(split["train"]) == record["episodes"]
 
 
-def test_results_of_weights_from_elsewhere_lie_under_runs(tmp_path):
+def test_results_of_weights_from_elsewhere_lie_under_runs(tmp_path, monkeypatch):
     assert str(results_folder("builtin:lewm-pusht-nano", "evaluation")) == "runs/builtin-lewm-pusht-nano/evaluation"
+    assert str(results_folder("official:org/lewm", "probes")) == "runs/official-org-lewm/probes"
     assert results_folder(str(tmp_path / "weights"), "probes") == tmp_path / "probes"
+    monkeypatch.chdir(tmp_path)
+    assert results_folder(".", "probes") == tmp_path.parent / "probes"
 
 
 def test_an_evaluation_on_test_episodes_is_not_replaced_by_one_on_others(tmp_path):

@@ -56,6 +56,7 @@ def test_packaged_configurations_stand_in_for_missing_files(tmp_path, monkeypatc
     [_, _, found] = cli.with_packaged_configs(["fit", "-c", "configs/lewm.yaml"])
     assert found != "configs/lewm.yaml"
     assert found.endswith("configs/lewm.yaml")
+    assert cli.with_packaged_configs(["fit", "--config=configs/lewm.yaml"])[1] == f"--config={found}"
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "lewm.yaml").write_text("mine")
     assert cli.with_packaged_configs(["fit", "-c", "configs/lewm.yaml"])[2] == "configs/lewm.yaml"

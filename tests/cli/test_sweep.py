@@ -60,6 +60,12 @@ def test_results_of_another_command_are_not_taken_for_this_ones(tmp_path, capsys
     assert "found results of an unknown command" in capsys.readouterr().err
     (tmp_path / "sweep.json").write_text('{"command": "fit -c one.yaml", "points": []}')
     assert cli.main([*command, "one.yaml"]) == 0  # nothing is left to be done
+    other = tmp_path / "a=2" / "weights" / "training.json"
+    other.parent.mkdir(parents=True)
+    shutil.copyfile(written, other)
+    assert cli.main(["sweep", "--out", str(tmp_path), "--over", "x.a", "2", "--", "fit", "-c", "one.yaml"]) == 0
+    rows = json.loads((tmp_path / "sweep.json").read_text())["points"]
+    assert sorted(row["settings"]["x.a"] for row in rows) == ["1", "2"]
     assert cli.main([*command, "two.yaml"]) == 1
     assert "found results of 'fit -c one.yaml', expected 'fit -c two.yaml'" in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ import pytest
 import jepakit.zoo
 from jepakit.export import Bundle
 from jepakit.export.exporter import export_bundle
+from jepakit.hub import BUILTIN
 from jepakit.planning import MPCConfig, PlannerConfig, RandomShootingConfig
 from jepakit.zoo import LeWMModel, load_model, save_pretrained
 from jepakit.zoo.controller.config import ControllerConfig
@@ -229,7 +230,7 @@ def test_a_robot_fetches_the_bundle_alone(hub, client, weights, tmp_path):
     (bundle.folder / "engines" / "score_1.engine").write_bytes(b"native code")
     (bundle.folder / "notes.txt").write_text("mine")
     files = client(code)["files"]
-    inside = {"manifest.json", "MODEL_CARD.md", "encoder.onnx", "score_1.onnx", "weights.bin"}
+    inside = {"manifest.json", "MODEL_CARD.md", "encoder.onnx", "score_1.onnx", "score_2.onnx", "weights.bin"}
     assert {name for name in files if name.startswith("bundle/")} == {f"bundle/{name}" for name in inside}
     hub.requests.clear()
     assert client(PLAN, token=False, home="robot") == ["random_shooting", [1, 1, 4]]
@@ -281,8 +282,12 @@ print("json: " + json.dumps(spoil.best))
 
 def test_the_best_checkpoint_of_a_run_is_published(hub, client, lewm, tmp_path):
     code = FIT.format(folder=str(tmp_path), lewm=lewm)
+    record = tmp_path / "weights" / "training.json"  # as `lightning fit` leaves it
+    record.parent.mkdir()
+    shutil.copyfile(BUILTIN / "lewm-tworoom-nano" / "training.json", record)
     best, found = client(code, loaded())
     assert found == best
+    assert json.loads(hub.repositories[NAME].commits[-1][1]["training.json"])["steps"] == 2  # the first epoch's
     assert hub.repositories[NAME].private
     hub.repositories.clear()  # or there would be nothing to send
     hub.faults["commit"] = 100
@@ -330,7 +335,7 @@ def test_a_dry_run_sends_nothing(weights, tmp_path):
     assert "| fidelity/shuffle_gap | 83 |\n| fidelity/ranking_random | undefined |\n" in card
     assert "value: 0.94" in card
     assert "Not recorded" in card
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match=r"dry_run: .* exists already; delete it, or choose another"):
         publish(weights, NAME, dry_run=tmp_path / "dry")
 
 

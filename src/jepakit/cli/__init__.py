@@ -6,8 +6,6 @@ This module stays light, so that ``--help`` answers at once and a missing extra 
 from __future__ import annotations
 
 import importlib
-import itertools
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -110,11 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def with_packaged_configs(arguments: Sequence[str]) -> list[str]:
     """Point ``-c configs/…`` at the packaged copy where the working directory has no such file."""
     resolved = list(arguments)
-    for index, (flag, value) in enumerate(itertools.pairwise(arguments), start=1):
-        if flag in ("-c", "--config") and value.startswith("configs/") and not Path(value).exists():
+    for index, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=") if argument.startswith("--config=") else ("", "", argument)
+        named = bool(equals) or (index > 0 and arguments[index - 1] in ("-c", "--config"))
+        if named and value.startswith("configs/") and not Path(value).exists():
             packaged = Path(__file__).resolve().parent.parent / value
             if packaged.is_file():
-                resolved[index] = os.fspath(packaged)
+                resolved[index] = f"{flag}{equals}{packaged}"
     return resolved
 
 

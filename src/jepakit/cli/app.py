@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import tempfile
 import warnings
@@ -21,6 +22,7 @@ from rich.console import Console
 
 from jepakit.callbacks import GracefulStop, NumericalGuard, Probe, RunEstimate
 from jepakit.callbacks.folder import run_folder
+from jepakit.callbacks.predictions import WritePredictions
 from jepakit.checkpoints import FOLDER, LAST, AtomicCheckpointIO, KeepCurves, newest_checkpoint, newest_run
 from jepakit.cli.evaluation import (
     EvaluationPlannerConfig,
@@ -44,9 +46,12 @@ from jepakit.results import read_training
 from jepakit.zoo import from_pretrained
 from jepakit.zoo.files import fingerprint
 from jepakit.zoo.module import TrainingModule
-from jepakit.zoo.publish import Publication, publish
+from jepakit.zoo.publish import Publication, check_place, publish
 from jepakit.zoo.ranks import leave, whole_state
 from jepakit.zoo.weights import TRAINING_FILE, load_model, save_pretrained
+
+#: Subcommands that need a trained model.
+_OF_A_CHECKPOINT = ("validate", "test", "predict")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +167,7 @@ class Trainer(L.Trainer):
             licence: of the weights, the Hub's short name.
             dry_run: a new folder to write everything to, in place of sending it.
         """
+        check_place(None if dry_run is None else Path(dry_run))
         with tempfile.TemporaryDirectory() as folder:
             bundle = Path(folder) / "bundle" if with_bundle else None
             if bundle is not None:
@@ -280,11 +286,45 @@ class App(LightningCLI):
             if config["weights_only"] is False:
                 raise ValueError("weights_only: found false, expected true: a pickle may run anything; see SECURITY.md")
             config["weights_only"] = True
+        self._check_callbacks(config.trainer)
         if self.subcommand == "fit" and config.ckpt_path == LAST:
-            self._find_run(config)
+            self._find_run(config, go_on=True)
+        elif self.subcommand in _OF_A_CHECKPOINT:
+            self._find_checkpoint(config)
 
-    def _find_run(self, config: Namespace) -> None:
-        """Log into the newest run that has a checkpoint, or begin one."""
+    def _check_callbacks(self, trainer: Namespace) -> None:
+        """Leave out of the callbacks that are always there what the configuration has itself, or does not want."""
+        if trainer.enable_checkpointing is False:
+            raise ValueError(
+                "trainer.enable_checkpointing: found false, expected true: a training saves its state when it is "
+                "interrupted; to keep no other checkpoints, set checkpoint.save_last false and checkpoint.save_top_k 0"
+            )
+        given = {callback.class_path.rpartition(".")[2] for callback in trainer.callbacks or []}
+        if trainer.enable_progress_bar is False or any(name.endswith("ProgressBar") for name in given):
+            given.add(RichProgressBar.__name__)
+        always = self.trainer_defaults["callbacks"]
+        self.trainer_defaults["callbacks"] = [one for one in always if type(one).__name__ not in given]
+
+    def _find_checkpoint(self, config: Namespace) -> None:
+        """Find what ``last`` stands for; ``ValueError`` rather than to judge a model that was never trained."""
+        if config.ckpt_path == LAST:
+            self._find_run(config, go_on=False)
+            found = None if self._resume_from is None else newest_checkpoint(self._resume_from)
+            config.ckpt_path = None if found is None else str(found)
+        if config.ckpt_path is None:
+            raise ValueError(
+                f"ckpt_path: found no checkpoint for {self.subcommand}, expected one: "
+                "--ckpt_path runs/…/checkpoints/last.ckpt, or last for the newest run's"
+            )
+        warnings.filterwarnings("ignore", message="The dirpath has changed")  # of checkpoints that are not written
+        logger = config.trainer.logger
+        settings = logger.init_args if isinstance(logger, Namespace) else None
+        if settings is not None and getattr(settings, "version", None) is not None:  # not into the training's folder, whose curves would go
+            version = settings.version if isinstance(settings.version, str) else f"version_{settings.version}"
+            settings.version = os.path.join(version, str(self.subcommand))
+
+    def _find_run(self, config: Namespace, *, go_on: bool) -> None:
+        """Find the newest run that has a checkpoint, and to ``go_on`` log into it; without one, a run begins."""
         logger = config.trainer.logger
         settings = logger.init_args if isinstance(logger, Namespace) else None
         if config.checkpoint.dirpath is not None:
@@ -296,11 +336,16 @@ class App(LightningCLI):
                 "CSVLogger; set checkpoint.dirpath, or give the path of a checkpoint"
             )
         runs = Path(settings.save_dir) / (settings.name or "")
-        if settings.version is None:
-            settings.version = newest_run(runs)
-        if settings.version is not None:
-            version = settings.version if isinstance(settings.version, str) else f"version_{settings.version}"
-            self._resume_from = runs / version / FOLDER
+        version = newest_run(runs) if settings.version is None else settings.version
+        if version is not None:
+            self._resume_from = runs / (version if isinstance(version, str) else f"version_{version}") / FOLDER
+        if go_on:
+            settings.version = version
+
+    def before_predict(self) -> None:
+        """Keep what is predicted."""
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.append(WritePredictions())
 
     def before_evaluate(self) -> None:
         """Hand the settings of the configuration to the trainer."""
@@ -336,7 +381,7 @@ class App(LightningCLI):
                 warnings.filterwarnings("ignore", message=expected)
             print("no checkpoint yet: a new run" if found is None else f"going on from {found}")
         callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        callbacks[:0] = [LambdaCallback(on_fit_end=lambda *_: self._save()), KeepCurves(self.trainer.logger)]
+        callbacks[:0] = [LambdaCallback(on_fit_end=lambda *_: self._save()), KeepCurves(self.trainer.loggers)]
 
     def _save(self) -> None:
         """Write the trained weights beside the checkpoints."""

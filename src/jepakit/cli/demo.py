@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,14 @@ def run(arguments: list[str]) -> int:
 
 def demo(config: list[str], out: Path) -> dict[str, Any]:
     """Collect, train, evaluate and report into ``out``; returns what ``out/summary.json`` holds."""
-    to_folder = [f"--trainer.logger.init_args.save_dir={out.parent}", f"--trainer.logger.init_args.name={out.name}"]
+    to_folder = {"save_dir": out.parent, "name": out.name, "version": ""}
+    logger = [f"--trainer.logger.init_args.{name}={value}" for name, value in to_folder.items()]
+    weights = os.path.join(os.curdir, out, "weights")  # "name/weights" alone could be a Hub id
     started = time.perf_counter()
-    trained = run_application(["fit", *config, *to_folder])
+    trained = run_application(["fit", *config, *logger])
     data_seconds = trained.datamodule.prepare_seconds
     fitted = time.perf_counter()
-    run_application(["evaluate", *config, "--weights", str(out / "weights"), "--out", str(out / "evaluation")])
+    run_application(["evaluate", *config, "--weights", weights, "--out", str(out / "evaluation")])
     evaluated = time.perf_counter()
     report = write_report(out)
     result = read_evaluation(out / "evaluation" / "evaluation.json")

@@ -34,6 +34,7 @@ from jepakit.zoo.distance.model import DistanceModel
 from jepakit.zoo.latents import load_latent_model
 from jepakit.zoo.macro.model import CoarseWorld, MacroModel
 from jepakit.zoo.readout import Readout
+from jepakit.zoo.weights import OFFICIAL
 
 _VIDEO = re.compile(r".+-\d{3,}-(solved|failed)\.webp")  # as save_evaluation names them
 
@@ -154,7 +155,7 @@ def save_evaluation(result: Evaluation, folder: Path) -> None:
 def results_folder(weights: str, name: str) -> Path:
     """Where what is found out about weights goes: beside their folder, or under ``runs`` for weights from elsewhere."""
     folder = resolve(weights, [])
-    if folder == Path(weights).expanduser():
+    if folder == Path(weights).expanduser() and not weights.startswith(OFFICIAL):
         return folder.absolute().parent / name
     return Path("runs") / re.sub(r"[^\w.-]+", "-", weights) / name
 

@@ -151,13 +151,20 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _conclude(sweep: list[Point], out: Path) -> int:
-    """Write ``sweep.json``, best success first, and print it."""
+    """Write ``sweep.json``, best success first, and print this sweep's part of it.
+
+    Points of earlier sweeps of the same command stay in it.
+    """
     from rich.console import Console
     from rich.table import Table
 
     found = [(point, point.result()) for point in sweep]
-    found.sort(key=lambda pair: -(pair[1] or {}).get("success", -1.0))
+    found.sort(key=lambda pair: _success(pair[1]), reverse=True)
     rows = [{"settings": dict(point.settings), "result": result} for point, result in found]
+    mine = [row["settings"] for row in rows]
+    earlier = json.loads((out / RECORD).read_text())["points"]
+    rows += [row for row in earlier if row["settings"] not in mine]
+    rows.sort(key=lambda row: _success(row["result"]), reverse=True)
     write_json(out / RECORD, {"command": shlex.join(sweep[0].command), "points": rows})
     figures = list(next((result for _, result in found if result), {}))
     table = Table(*(key for key, _ in sweep[0].settings), *figures)
@@ -169,6 +176,10 @@ def _conclude(sweep: list[Point], out: Path) -> int:
     for point in failed:
         print(f"failed: {point.folder.name}; see {point.folder}.log", file=sys.stderr)
     return int(bool(failed))
+
+
+def _success(result: dict[str, Any] | None) -> float:
+    return float((result or {}).get("success", -1.0))
 
 
 def _shown(value: object) -> str:
