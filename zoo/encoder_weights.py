@@ -18,6 +18,7 @@ from torch import Tensor
 from jepakit.hub import locate
 from jepakit.json_files import read_json
 from jepakit.untrusted import naming
+from jepakit.zoo.base import WorldModelConfig
 from jepakit.zoo.files import load_strict
 from jepakit.zoo.frozen import FrozenEncoderConfig
 from jepakit.zoo.layers.cnn import CNNEncoder
@@ -110,10 +111,11 @@ def _check_kind(folder: Path, theirs: Any, config: FrozenEncoderConfig) -> None:
         "vit_heads": theirs.num_attention_heads,
         "vit_mlp": theirs.intermediate_size if ratio is None else int(theirs.hidden_size * ratio),
     }
-    _compare(file, sizes, config)
+    require_same(file, sizes, config)
 
 
-def _compare(file: Path, sizes: Mapping[str, object], config: FrozenEncoderConfig) -> None:
+def require_same(file: Path, sizes: Mapping[str, object], config: WorldModelConfig) -> None:
+    """Raise ``ValueError`` naming the fields of ``config`` to set where they differ from the encoder's in ``file``."""
     wrong = {name: value for name, value in sizes.items() if getattr(config, name) != value}
     if wrong:
         found = ", ".join(f"{name} {getattr(config, name)}" for name in wrong)
@@ -173,7 +175,7 @@ def _read_convolutions(source: str | Path, config: FrozenEncoderConfig) -> dict[
         "encoder_size": getattr(trained, "image_size", None),
         "cnn_channels": getattr(trained, "cnn_channels", None),
     }
-    _compare(checkpoint.source, sizes, config)
+    require_same(checkpoint.source, sizes, config)
     prefix = "encoder."
     found = {name.removeprefix(prefix): value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
     encoder = CNNEncoder(image_size=config.encoder_size, channels=config.cnn_channels)

@@ -127,6 +127,17 @@ def test_a_trained_encoder_can_be_taken_from_a_folder(root, tmp_path):
     assert torch.equal(reloaded.encode(batch), second.eval().encode(batch))
 
 
+def test_an_encoder_with_other_settings_than_it_was_trained_with_is_refused(data, tmp_path):
+    """Its tensors would fit, and its slots would be others."""
+    trained = make(**ATTENTION, slots_seen=True, slot_iterations=2)
+    trained.model.objects.trained.fill_(True)
+    folder = trained.save_pretrained(tmp_path / "trained")
+    module = CJEPA(config={**SIZES, **ATTENTION}, encoder_weights=str(folder))
+    message = r"model config with slot_iterations 3, slots_seen False; set slot_iterations: 2, slots_seen: True"
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path).fit(module, data)
+
+
 def test_encoders_that_never_were_trained_are_refused(data, tmp_path):
     with pytest.raises(ValueError, match="encoder_steps: found 0 without encoder_weights"):
         trainer(tmp_path).fit(make(**{**ATTENTION, "encoder_steps": 0}), data)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from jepakit.zoo.cjepa.config import CJEPAConfig
 from jepakit.zoo.cjepa.oracle import OracleEncoder
+from jepakit.zoo.encoder_weights import require_same
 from jepakit.zoo.files import load_strict
 from jepakit.zoo.layers.slot_attention import SlotAutoencoder
 from jepakit.zoo.trainable import Losses
@@ -113,7 +114,7 @@ class ObjectEncoder(nn.Module):
     def load(self, source: str | Path) -> None:
         """Take the weights from a trained C-JEPA, a folder or Hub id; it is then trained.
 
-        Raises ``ValueError`` for a model of another family or with another encoder.
+        Raises ``ValueError`` for a model of another family or with another encoder, naming the config's fields to set.
         """
         checkpoint = read_checkpoint(source)
         prefix = "objects."
@@ -125,6 +126,10 @@ class ObjectEncoder(nn.Module):
                 f"{checkpoint.source}: found a {checkpoint.name} without a trained object encoder "
                 f"{self.config.encoder!r}; expected the folder of a trained C-JEPA"
             )
+        same = {
+            name: getattr(checkpoint.config, name) for name in ("slot_iterations", "slots_seen")
+        }  # shapes say the rest
+        require_same(checkpoint.source, same, self.config)
         load_strict(self, tensors, source=checkpoint.source)
 
     def require_trained(self) -> None:
