@@ -31,10 +31,16 @@ def load_strict(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path
     model.load_state_dict(dict(tensors))
 
 
+def in_single(value: Tensor) -> Tensor:
+    """Return a tensor as it is saved: floating-point numbers in float32."""
+    return value.float() if value.is_floating_point() else value
+
+
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of every saved tensor of a model, as hexadecimal digits."""
+    """SHA-256 of every tensor of a model as it is saved, as hexadecimal digits."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, given in sorted(model.state_dict().items()):
+        value = in_single(given.detach())
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

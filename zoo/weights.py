@@ -15,7 +15,7 @@ import jepakit
 from jepakit.hub import locate
 from jepakit.json_files import read_json
 from jepakit.zoo.config import parse_config, plain_config
-from jepakit.zoo.files import load_strict
+from jepakit.zoo.files import in_single, load_strict
 from jepakit.zoo.registry import lookup
 
 if TYPE_CHECKING:
@@ -45,15 +45,16 @@ class Checkpoint:
 def save_pretrained(model: Trainable, directory: str | Path, *, tensors: Mapping[str, Tensor] | None = None) -> Path:
     """Write ``model`` with its statistics into ``directory``, which is made if needed; returns the directory.
 
-    ``tensors`` are those of the model where it holds only a part of them (``jepakit.zoo.ranks.whole_state``). Both
-    files appear complete or not at all; the config comes last.
+    ``tensors`` are those of the model where it holds only a part of them (``jepakit.zoo.ranks.whole_state``). Numbers
+    are written in float32, also those of a training in another precision. Both files appear complete or not at all; the
+    config comes last.
     """
     from safetensors.torch import save
 
     directory = Path(directory).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     state = model.state_dict() if tensors is None else tensors
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    plain = {name: in_single(tensor.detach()).cpu().contiguous() for name, tensor in state.items()}
     weights = save(plain, metadata={"format": "pt", "model": model.name})
     config = {
         "model": model.name,

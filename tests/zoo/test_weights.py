@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jepakit.zoo import LeWM, LeWMModel, WorldModelModule, from_pretrained, load_model, save_pretrained
+from jepakit.zoo.files import fingerprint
 from jepakit.zoo.registry import REGISTRY, Entry
 
 
@@ -35,6 +36,17 @@ def test_the_lightning_class_saves_and_loads(small, batch, tmp_path):
     loaded = from_pretrained(module.save_pretrained(tmp_path / "a" / "b"))
     assert isinstance(loaded, LeWM)
     assert torch.equal(loaded.encode(batch), module.encode(batch))
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float64])
+def test_weights_of_other_precisions_are_saved_in_float32(model, tmp_path, precision):
+    trained = model.to(precision)
+    loaded = load_model(save_pretrained(trained, tmp_path / "model"))
+    for name, value in trained.state_dict().items():
+        expected = value.float() if value.is_floating_point() else value
+        assert torch.equal(loaded.state_dict()[name], expected)
+        assert loaded.state_dict()[name].dtype == expected.dtype
+    assert fingerprint(loaded) == fingerprint(trained)
 
 
 def test_the_files_hold_plain_values_and_all_buffers(model, saved, statistics):
