@@ -13,9 +13,16 @@ from torch import Tensor, nn
 def load_strict(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> None:
     """Copy ``tensors`` into ``model``; names, shapes and dtypes must match exactly.
 
-    Raises ``ValueError`` listing what differs, before anything is copied.
+    One number may come without a dimension, as earlier versions saved controllers. Raises ``ValueError`` listing what
+    differs, before anything is copied.
     """
     own = model.state_dict()
+    single = {
+        name: value.reshape(1)
+        for name, value in tensors.items()
+        if name in own and own[name].shape == (1,) and value.ndim == 0
+    }
+    tensors = {**tensors, **single}
     problems = [f"missing {name}" for name in own if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in own]
     for name in own.keys() & tensors.keys():
@@ -28,7 +35,7 @@ def load_strict(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path
         shown = "; ".join(sorted(problems)[:5])
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(f"{source}: {len(problems)} tensors do not fit the model its config describes: {shown}{more}")
-    model.load_state_dict(dict(tensors))
+    model.load_state_dict(tensors)
 
 
 def in_single(value: Tensor) -> Tensor:

@@ -154,6 +154,23 @@ def test_a_controller_knows_its_world_model(world_model, tmp_path):
         loaded.world_model  # noqa: B018
 
 
+def test_steps_are_whole_blocks_of_the_world_models(tmp_path):
+    folder = save_pretrained(LeWMModel({**LEWM, "frame_skip": 4}).eval(), tmp_path / "world")
+    assert Controller(ControllerConfig(steps=24), world_model=str(folder)).model.config.frame_skip == 4
+    with pytest.raises(ValueError, match="steps: found 25, expected whole blocks of frame_skip, 4"):
+        Controller(ControllerConfig(steps=25), world_model=str(folder))
+
+
+def test_no_parameter_is_without_dimensions_and_those_of_earlier_versions_load(tmp_path):
+    """FSDP2 refuses to share such parameters."""
+    model = make()
+    model.log_sigma.data.fill_(0.3)
+    assert all(parameter.ndim for parameter in model.parameters())
+    saved = {**model.state_dict(), "log_sigma": model.log_sigma.detach().squeeze()}
+    folder = save_pretrained(model, tmp_path / "controller", tensors=saved)
+    assert torch.equal(load_latent_model(ControllerModel, folder).log_sigma, model.log_sigma)
+
+
 def test_a_controller_is_no_world_model(world_model, tmp_path):
     _, folder = world_model
     saved = Controller(SMALL, world_model=str(folder)).save_pretrained(tmp_path / "controller")
@@ -218,7 +235,7 @@ def test_wrong_batches_are_refused(change, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"steps": 5}, "steps: found 5, expected whole blocks of frame_skip, 2"),
+        ({"steps": 5, "world_model": "0f"}, "steps: found 5, expected whole blocks of frame_skip, 2"),
         ({"dropout": 1.0}, "dropout: found 1.0"),
         ({"modes": 0}, "modes: found 0, expected at least 1"),
         ({"tokens": 4, "ordered": False, "flatten": True}, "flatten: found true, expected false: this world model's"),

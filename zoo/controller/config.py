@@ -23,5 +23,5 @@ class ControllerConfig(PairConfig):
         super().__post_init__()
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: found {self.dropout}, expected 0 <= dropout < 1")
-        if self.steps % self.frame_skip:
+        if self.world_model and self.steps % self.frame_skip:  # until then frame_skip is not known
             raise ValueError(f"steps: found {self.steps}, expected whole blocks of frame_skip, {self.frame_skip}")

@@ -45,7 +45,7 @@ class ControllerModel(LatentModel):
         nn.init.zeros_(self.modulation.bias)
         self.actions = nn.Linear(config.width, config.modes * config.steps * config.action_dim)
         self.weights = nn.Linear(config.width, config.modes)
-        self.log_sigma = nn.Parameter(torch.zeros(()))
+        self.log_sigma = nn.Parameter(torch.zeros(1))  # FSDP2 shares no parameters without dimensions
 
     def forward(self, latents: Tensor, goal: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised actions (B, M, G, C) and log π (B, M) of latents and goal (B, N, D) and offsets (B,)."""
