@@ -46,6 +46,11 @@ class LatentModule(TrainingModule, ReadsFrozenFeatures):
             )
         return frozen
 
+    def placed(self) -> WorldModel:
+        """The frozen world model, on this module's device."""
+        world = self.world_model
+        return world if world.action_mean.device == self.device else world.to(self.device)
+
     def _check_data(self, spec: object) -> None:
         """As every module, and that goals are as far away in the data as the model says it knows."""
         super()._check_data(spec)
@@ -72,7 +77,7 @@ class LatentModule(TrainingModule, ReadsFrozenFeatures):
         """Add the latents of a batch that brings frames in their place."""
         if "features" in batch or "pixels" not in batch:
             return batch
-        self.world_model.to(self.device)
+        self.placed()
         with torch.no_grad():
             return {**batch, "features": self._encode({name: batch[name] for name in self._columns()})}
 
@@ -83,10 +88,13 @@ class LatentModule(TrainingModule, ReadsFrozenFeatures):
         return ("pixels", "proprio") if getattr(self.world_model.config, "proprio_dim", 0) else ("pixels",)
 
     def _encode(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Latents (B, T, N, D) of frames (B, T, ...), each a history of its own."""
+        """Latents (B, T, N, D) of frames (B, T, ...), each a history of its own, in the world model's precision."""
         leading = next(iter(observation.values())).shape[:2]
+        world = self.world_model
         alone = {name: value.flatten(0, 1).unsqueeze(1) for name, value in observation.items()}
-        latents = self.world_model.encode(alone)
+        if "proprio" in alone:
+            alone["proprio"] = alone["proprio"].to(world.action_mean.dtype)
+        latents = world.encode(alone)
         return latents.reshape(*leading, *latents.shape[2:])
 
 

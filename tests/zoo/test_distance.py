@@ -1,13 +1,16 @@
 """The learned distance: its loss by hand, what it is asked of imagined latents, how a search uses it."""
 
 import dataclasses
+from types import SimpleNamespace
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 
+from jepakit.datamodules.goals import Goals
 from jepakit.export.runtime.torch_backend import TorchBackend
-from jepakit.zoo import Distance, DistanceConfig, DistanceModel, LeWMModel
+from jepakit.zoo import DINOWMModel, Distance, DistanceConfig, DistanceModel, LeWMModel
 from jepakit.zoo.files import fingerprint
 from jepakit.zoo.weights import save_pretrained
 
@@ -18,6 +21,11 @@ SMALL = DistanceConfig(**DATA, max_offset=9, width=16, depth=2, latent_width=8)
 LEWM = {
     **{**DATA, "image_size": 16, "history": 2, "encoder": "cnn", "cnn_channels": [4, 6], "latent_dim": 8},
     **{"projector_hidden": 12, "predictor_width": 8, "predictor_mlp": 16, "predictor_depth": 1},
+}
+
+QUIET = {
+    **{"accelerator": "cpu", "logger": False, "enable_checkpointing": False},
+    **{"enable_progress_bar": False, "enable_model_summary": False},
 }
 
 
@@ -75,6 +83,56 @@ def test_training_imagines_what_the_actions_lead_to(world, tmp_path):
     torch.testing.assert_close(prepared["imagined"], expected)
     silent = Distance(dataclasses.replace(SMALL, imagined=0.0), world_model=str(tmp_path / "world"))
     assert "imagined" not in silent.prepare(batch)
+
+
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_the_world_model_keeps_its_precision_in_a_training_of_another(tmp_path, precision):
+    sizes = {"encoder": "cnn", "encoder_size": 16, "cnn_channels": [4, 6], "proprio_dim": 2, "image_size": 16}
+    predictor = {"predictor_width": 8, "predictor_mlp": 16, "predictor_depth": 1, "predictor_heads": 2}
+    folder = save_pretrained(DINOWMModel({**DATA, **sizes, **predictor}).eval(), tmp_path / "world")
+    module = Distance(dataclasses.replace(SMALL, token_features=8, token_heads=2), world_model=str(folder))
+    pairs = [
+        {
+            "pixels": torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8),
+            "proprio": torch.randn(2, 2),
+            "action": torch.randn(4, 3),
+            "offset": torch.tensor(index + 1),
+        }
+        for index in range(8)
+    ]
+    trainer = L.Trainer(default_root_dir=tmp_path, precision=precision, **QUIET, max_steps=2)
+    loader = torch.utils.data.DataLoader(pairs, batch_size=4)
+    trainer.fit(module, loader, loader)
+    assert torch.isfinite(trainer.callback_metrics["train/imagined"])
+    assert module.world_model.action_mean.dtype == torch.float32
+
+
+def test_the_world_model_is_moved_where_the_training_is_and_then_left_there(world, tmp_path, monkeypatch):
+    module = Distance(SMALL, world_model=str(save_pretrained(world, tmp_path / "world")))
+    assert module.to("meta").placed().action_mean.is_meta
+    monkeypatch.setattr(module.world_model, "to", lambda _: pytest.fail("moved again"))
+    assert module.placed() is module.world_model
+
+
+class Pairs(L.LightningDataModule):
+    """What is checked before training."""
+
+    spec = SimpleNamespace(frame_skip=2, action_dim=3)
+    goals = Goals(max_offset=9, steps=5)
+
+    def train_dataloader(self):
+        pytest.fail("too late")
+
+    val_dataloader = train_dataloader
+
+
+def test_actions_that_are_no_whole_blocks_are_refused_before_training(world, tmp_path):
+    module = Distance(SMALL, world_model=str(save_pretrained(world, tmp_path / "world")))
+    message = r"goals\.steps: the data have 5 .* frame_skip, 2; set goals\.steps of the data to a multiple"
+    with pytest.raises(ValueError, match=message):
+        L.Trainer(default_root_dir=tmp_path, **QUIET, max_steps=1).fit(module, Pairs())
 
 
 def test_a_search_minimises_it_in_place_of_the_models_own(world):

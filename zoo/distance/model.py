@@ -59,7 +59,7 @@ class DistanceModel(LatentModel):
         real = (self(features[:, 0], goal) - offset).abs().mean() / scale
         total, terms = real, {"real": real}
         if "imagined" in batch and self.config.imagined:
-            predicted = batch["imagined"]
+            predicted = batch["imagined"].to(features.dtype)
             steps = self.config.frame_skip * torch.arange(1, 1 + predicted.shape[1], device=offset.device)
             left = offset.unsqueeze(1) - steps
             before = (left >= 0).to(left.dtype)  # what is beyond the goal moves away again, nobody knows how far

@@ -28,13 +28,23 @@ class Distance(LatentModule):
         config, frozen = fitted(config, world_model)
         super().__init__(DistanceModel(config), optimizer, frozen)
 
+    def _check_data(self, spec: object) -> None:
+        """As every distance or controller, and that the actions to imagine are whole blocks."""
+        super()._check_data(spec)
+        config, goals = self.model.config, getattr(self.trainer.datamodule, "goals", None)  # type: ignore[attr-defined]
+        if config.imagined and goals is not None and goals.steps % config.frame_skip:
+            raise ValueError(
+                f"goals.steps: the data have {goals.steps} actions after a frame, expected whole blocks of the world "
+                f"model's frame_skip, {config.frame_skip}; set goals.steps of the data to a multiple of that"
+            )
+
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Imagine what the batch's actions lead to, from its first frames."""
         batch = super().prepare(batch)
         if not self.model.config.imagined:
             return batch
-        world = self.world_model.to(self.device)
-        actions = batch["action"]
+        world = self.placed()
+        actions = batch["action"].to(world.action_mean.dtype)
         blocks = actions.reshape(len(actions), 1, -1, world.config.block_width)
         start = batch["features"][:, :1].to(actions.dtype)
         with torch.no_grad():
