@@ -162,7 +162,12 @@ class TrainingModule(L.LightningModule):
         """
         place = (self._seed, self.global_rank, self.global_step, batch_idx)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
-        return self._step("train", batch, self.global_step)
+        return self._step("train", batch, self._draw(batch_idx))
+
+    def _draw(self, batch_idx: int) -> int:
+        """Number of a batch's random draws: the step's or, with accumulated gradients, one for every batch of it."""
+        batches = self.trainer.accumulate_grad_batches
+        return self.global_step * batches + batch_idx % batches
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
         """As training, with the same random directions every time."""

@@ -130,7 +130,10 @@ class Trainable(nn.Module):
 
     @abstractmethod
     def losses(self, batch: Mapping[str, Tensor], step: int = 0) -> Losses:
-        """Training losses of a batch; random parts depend on ``config`` and ``step`` only."""
+        """Training losses of a batch; random parts depend on ``config`` and ``step`` only.
+
+        With accumulated gradients ``step`` counts batches, so that those of one optimiser step draw differently.
+        """
 
     @property
     def encoder_alone(self) -> bool:

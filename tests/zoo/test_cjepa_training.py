@@ -84,6 +84,14 @@ def test_the_encoder_is_trained_first_and_frozen_then(data, tmp_path):
     ]
 
 
+def test_the_encoders_schedule_counts_steps_and_masks_are_drawn_for_every_batch(data, tmp_path, monkeypatch):
+    module, found = make(**ATTENTION), []
+    losses = module.model.losses
+    monkeypatch.setattr(module.model, "losses", lambda batch, step: found.append(step) or losses(batch, step))
+    trainer(tmp_path, max_steps=5, accumulate_grad_batches=2, limit_val_batches=0).fit(module, data)
+    assert found == [0, 0, 1, 1, 2, 2, 6, 7, 8, 9]
+
+
 def test_a_frozen_encoder_is_deterministic_in_training_too(data, tmp_path):
     module = make(**ATTENTION)
     trainer(tmp_path).fit(module, data)

@@ -173,6 +173,14 @@ def test_accumulated_batches_are_one_step(two_phases, data, tmp_path):
     assert two_phases.model.done == [1, 2, 3]
 
 
+@pytest.mark.parametrize(("accumulated", "draws"), [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 1, 2, 4, 5, 6])])
+def test_every_batch_of_a_step_draws_anew(module, data, tmp_path, monkeypatch, accumulated, draws):
+    found, losses = [], module.model.losses
+    monkeypatch.setattr(module.model, "losses", lambda batch, step: found.append(step) or losses(batch, step))
+    trainer(tmp_path, accumulate_grad_batches=accumulated, limit_val_batches=0).fit(module, data)
+    assert found == draws
+
+
 def test_the_first_phase_must_leave_steps_for_the_second(two_phases, data, tmp_path):
     with pytest.raises(ValueError, match="found 2 steps in all, 2 of them for the encoder alone"):
         trainer(tmp_path, max_steps=2).fit(two_phases, data)

@@ -148,7 +148,8 @@ class CJEPAModel(WorldModel):
     def losses(self, batch: Mapping[str, Tensor], step: int = 0) -> Losses:
         """Compute the encoder's loss or, once it is trained, the predictor's; see ``objective``.
 
-        Which slots are hidden, and how much of the history in training, follows from ``config.seed`` and ``step``.
+        Which slots are hidden, and how much of the history in training, follows from ``config.seed`` and ``step``; the
+        encoder's loss has a schedule, for which ``step`` is the optimiser's.
         """
         self.check_batch(batch)
         config = self.config

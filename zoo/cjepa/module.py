@@ -64,6 +64,10 @@ class CJEPA(WorldModelModule):
             states = np.asarray(source.read("state", rows), np.float32)
             objects.slots.fit(torch.from_numpy(states))
 
+    def _draw(self, batch_idx: int) -> int:
+        """While the object encoder is trained nothing is drawn: its schedule is one of steps."""
+        return self.global_step if self.model.encoder_alone else super()._draw(batch_idx)
+
     def on_fit_start(self) -> None:
         """Refuse to train on an object encoder that never was; a resumed checkpoint has brought its own by now."""
         self.model.objects.require_trained()
