@@ -4,6 +4,7 @@ from itertools import permutations
 import pytest
 import torch
 
+from jepakit.zoo import CJEPA
 from jepakit.zoo.cjepa.config import CJEPAConfig
 from jepakit.zoo.cjepa.model import CJEPAModel
 from jepakit.zoo.config import parse_config, plain_config
@@ -224,11 +225,47 @@ def test_without_masking_it_is_oc_jepa(model):
     assert losses.terms["future"] > 0.0
 
 
+@torch.no_grad()
+def test_slots_may_be_stored_in_half_precision(model):
+    batch = make_batch()
+    half = {**batch, "features": batch["features"].half()}
+    z = model.encode(half)
+    assert z.dtype == torch.float32
+    torch.testing.assert_close(z, model.encode(batch), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(model.losses(half).total, model.losses(batch).total, atol=0, rtol=1e-2)
+    model.rollout(z[:, :1], batch["action"][:, :0], batch["action"].unsqueeze(1))
+    with pytest.raises(ValueError, match=r"features: found torch\.int64, expected floating-point slots"):
+        model.encode({**batch, "features": batch["features"].long()})
+
+
 def test_the_step_draws_the_masks(model):
     batch = make_batch()
     first, again, other = (model.losses(batch, step).total for step in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("future", [1, 2])
+def test_what_is_predicted_for_a_user_is_the_next_latents_of_every_frame(future):
+    module = CJEPA({**SIZES, "future": future}).eval()
+    torch.nn.init.normal_(module.model.predictor.mask_token)
+    batch = make_batch(frames=3 + future)
+    found = module.predict_step({**batch, "episode": torch.arange(5), "start": torch.arange(5)}, 0)
+    z, a, last = batch["features"], batch["action"], 2 + future
+    assert torch.equal(found["latents"], z)
+    assert found["predictions"].shape == (5, last, 4, 12)
+    torch.testing.assert_close(found["predictions"][:, :3], module.predict(z[:, :3], a[:, :3]))
+    ending = slice(last - 3, last)
+    torch.testing.assert_close(found["predictions"][:, -1], module.predict(z[:, ending], a[:, ending])[:, -1])
+
+
+@torch.no_grad()
+def test_nothing_is_predicted_for_a_user_before_the_encoder_is_trained():
+    module = CJEPA({**SIZES, "encoder": "slot_attention", "slot_channels": 4, "slot_hidden": 8}).eval()
+    batch = {"pixels": torch.zeros(2, 4, 16, 16, 3, dtype=torch.uint8), "action": random_actions(2, 4)}
+    batch |= {"episode": torch.arange(2), "start": torch.arange(2)}
+    assert module.predict_step(batch, 0).keys() == {"latents", "episode", "start"}
 
 
 def test_training_shows_shorter_histories_too():

@@ -62,7 +62,7 @@ class CJEPAModel(WorldModel):
     def _prepare(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Return what the object encoder takes: normalised frames, states or features."""
         given = self.check_observation(observation)
-        return self.normalise_frames(given) if self.objects.reads == "pixels" else given
+        return self.normalise_frames(given) if self.objects.reads == "pixels" else given.to(self.action_mean.dtype)
 
     def _join_proprio(self, slots: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
         if self.proprio_encoder is None:

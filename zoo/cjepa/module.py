@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from jepakit.zoo.cjepa.config import CJEPAConfig
 from jepakit.zoo.cjepa.model import CJEPAModel
@@ -67,6 +68,18 @@ class CJEPA(WorldModelModule):
     def _draw(self, batch_idx: int) -> int:
         """While the object encoder is trained nothing is drawn: its schedule is one of steps."""
         return self.global_step if self.model.encoder_alone else super()._draw(batch_idx)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """As every world model's, with nothing hidden; no predictions before the encoder is trained."""
+        model = self.model
+        model.check_batch(batch)
+        z = model.encode(batch)
+        found = {"latents": z, "episode": batch["episode"], "start": batch["start"]}
+        if model.encoder_alone:
+            return found
+        a = model.embed_actions(batch["action"])
+        seen = [slice(max(0, end - model.config.history), end) for end in range(1, z.shape[1])]
+        return {**found, "predictions": torch.stack([model.predict_next(z[:, to], a[:, to]) for to in seen], dim=1)}
 
     def on_fit_start(self) -> None:
         """Refuse to train on an object encoder that never was; a resumed checkpoint has brought its own by now."""

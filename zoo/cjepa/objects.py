@@ -64,7 +64,7 @@ class ObjectEncoder(nn.Module):
         return slots
 
     def check(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Return an observation's ``state`` or ``features``, or raise ``ValueError``."""
+        """Return an observation's ``state`` or ``features``, or raise ``ValueError`` saying what is wrong with them."""
         if self.reads not in observation:
             raise ValueError(
                 f"observation: found keys {sorted(observation)}, expected {self.reads!r}, which the object encoder "
@@ -72,6 +72,8 @@ class ObjectEncoder(nn.Module):
             )
         given = observation[self.reads]
         self.check_row(tuple(given.shape[2:]), where=f"observation of shape {tuple(given.shape)}")
+        if self.reads == "features" and not given.is_floating_point():
+            raise ValueError(f"features: found {given.dtype}, expected floating-point slots; extract them again")
         return given
 
     def check_row(self, row: tuple[int, ...], *, where: str) -> None:
