@@ -27,6 +27,7 @@ COLUMNS = ("pixels", "action", "proprio", "state")
 def write_hdf5(path: Path, store: EpisodeStore) -> None:
     """One chunk per row, without compression: the layout that is quickest to read at random."""
     with h5py.File(path, "w") as file:
+        file["ep_len"] = store.lengths
         for name in COLUMNS:
             column = store.columns[name]
             rows = int(store.lengths.sum())

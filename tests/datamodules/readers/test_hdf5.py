@@ -27,6 +27,17 @@ def test_rows_are_those_of_the_file_with_the_nan_that_ends_an_episode(sample):
     assert np.isnan(source.read("action", source.offsets + source.lengths - 1)).all()
 
 
+def test_frames_and_neighbours_are_read_as_slices_and_small_rows_far_apart_as_a_list(sample, monkeypatch):
+    source, asked = open_source(sample), []
+    original = h5py.Dataset.__getitem__
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, key: asked.append(key) or original(self, key))
+    for column, rows in (("pixels", [9, 50, 8, 8, 70]), ("action", [*range(40, 50), 3]), ("action", [60, 5, 90])):
+        source.read(column, np.array(rows))
+    *slices, rows = asked
+    assert slices == [slice(8, 10), slice(50, 51), slice(70, 71), slice(3, 4), slice(40, 50)]
+    assert rows.tolist() == [5, 60, 90]
+
+
 @pytest.mark.parametrize("name", ["episode_idx", "ep_idx"])
 def test_episodes_come_from_either_index_column_where_lengths_are_missing(copy, name):
     with h5py.File(copy, "r+") as file:
