@@ -18,7 +18,7 @@ from __future__ import annotations
 from jepakit.datamodules.store.manifest import MANIFEST, fingerprint_of
 from jepakit.datamodules.store.reader import Damage, EpisodeStore
 from jepakit.datamodules.store.schema import Array, Codec, Column, EpisodeSource
-from jepakit.datamodules.store.writer import EpisodeWriter, write_manifest, write_shard
+from jepakit.datamodules.store.writer import EpisodeWriter, refuse_complete, write_manifest, write_shard
 
 __all__ = [
     "MANIFEST",
@@ -30,6 +30,7 @@ __all__ = [
     "EpisodeStore",
     "EpisodeWriter",
     "fingerprint_of",
+    "refuse_complete",
     "write_manifest",
     "write_shard",
 ]

@@ -8,7 +8,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ _MOST_NUMBERS = 1 << 31  # in a row
 _SHARD = {"name": str, "episodes": int, "rows": int, "files": {"*": {"bytes": int, "sha256": str}}}
 _MANIFEST = {
     **{"format": str, "version": int, "complete": bool, "fingerprint": str, "settings": dict},
-    **{"columns": {"*": {"dtype": str, "shape": [int], "codec": str}}, "shards": [dict]},
+    **{"columns": {"*": {"dtype": str, "shape": [int], "codec": str}}, "shards": [dict], "skipped?": {"*": str}},
 }
 
 
@@ -63,13 +63,17 @@ class ShardRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """``complete`` is false from the moment a writer opens the store until it closes it."""
+    """``complete`` is false from the moment a writer opens the store until it closes it.
+
+    ``skipped`` says why episodes of the source, by their number there, were left out.
+    """
 
     settings: Mapping[str, Any]
     columns: Mapping[str, Column]
     shards: Sequence[ShardRecord] = ()
     fingerprint: str | None = None
     complete: bool = True
+    skipped: Mapping[int, str] = field(default_factory=dict)
 
     def save(self, root: Path) -> None:
         """Replace the manifest under ``root`` in one step."""
@@ -83,6 +87,8 @@ class Manifest:
             "columns": {name: asdict(column) for name, column in self.columns.items()},
             "shards": shards,
         }
+        if self.skipped:
+            content["skipped"] = {str(episode): problem for episode, problem in self.skipped.items()}
         write_json(root / MANIFEST, {**content, "sha256": fingerprint_of(content)})
 
     @classmethod
@@ -98,18 +104,22 @@ class Manifest:
         recorded = content.pop("sha256", None)  # manifests of early versions have none
         if recorded is not None and recorded != fingerprint_of(content):
             raise ValueError(f"{file}: sha256: does not fit the file, which was changed; {_REMEDY.format(root)}")
-        if unknown := sorted(set(content) - set(_MANIFEST)):
+        if unknown := sorted(set(content) - {name.removesuffix("?") for name in _MANIFEST}):
             raise ValueError(f"{file}: found the fields {unknown}, which no store has; {_REMEDY.format(root)}")
         check_json(content, _MANIFEST, where=str(file))
         shards = [ShardRecord.parse(value, where=f"{file}: shards") for value in content["shards"]]
         columns = {name: _column(value, where=f"{file}: columns.{name}") for name, value in content["columns"].items()}
         _check_shards(columns, shards, where=f"{file}: shards")
+        skipped = content.get("skipped", {})
+        if odd := sorted(name for name in skipped if not name.isdecimal()):
+            raise ValueError(f"{file}: skipped: found {odd[0]!r}, expected numbers of episodes; {_REMEDY.format(root)}")
         return cls(
             settings=content["settings"],
             columns=columns,
             shards=shards,
             fingerprint=content["fingerprint"],
             complete=content["complete"],
+            skipped={int(episode): problem for episode, problem in skipped.items()},
         )
 
 

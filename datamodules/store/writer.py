@@ -38,13 +38,20 @@ def write_manifest(root: Path, settings: Mapping[str, Any], columns: Mapping[str
     Manifest(settings=settings, columns=columns, shards=shards, fingerprint=fingerprint_of(settings)).save(root)
 
 
+def refuse_complete(root: Path) -> None:
+    """Raise ``FileExistsError`` if there is a complete store already, to which nothing is to be added."""
+    if (root / MANIFEST).exists() and Manifest.load(root).complete:
+        raise FileExistsError(f"{root}: a complete store is there already; choose another path or remove it")
+
+
 class EpisodeWriter:
     """Appends episodes to a store: a new one, or one with the same columns and settings.
 
     A context manager. Episodes are committed together once they fill ``shard_bytes``, at ``commit`` and at the end; a
     committed episode survives whatever happens. Until the writer is closed the store says that it is not complete; an
     exception inside the ``with`` block keeps the whole episodes and leaves it so. The fingerprint is ``fingerprint``
-    or, by default, that of the content.
+    or, by default, that of the content. ``skipped`` is saved with every commit and found again: the episodes of a
+    source that the caller left out, by their number there, and why.
 
     Raises ``ValueError`` when the directory holds something else, is of other columns or settings, or is being written
     by another process.
@@ -65,12 +72,18 @@ class EpisodeWriter:
         self._fingerprint = fingerprint
         self._shard_bytes = shard_bytes
         self._open: ShardWriter | None = None
-        found = self._found()
-        self._shards = list(found.shards) if found else []
+        self._found()  # before anything is created there
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock: int | None = _lock(self.path)
-        self._sweep()
-        self._save(complete=False)
+        try:
+            found = self._found()  # again: the writer before may have committed meanwhile
+            self._shards = list(found.shards) if found else []
+            self.skipped = dict(found.skipped) if found else {}
+            self._sweep()
+            self._save(complete=False)
+        except BaseException:
+            self._release()
+            raise
 
     @property
     def committed(self) -> int:
@@ -154,6 +167,7 @@ class EpisodeWriter:
             shards=self._shards,
             fingerprint=self._fingerprint,
             complete=complete,
+            skipped=self.skipped,
         ).save(self.path)
 
     def _release(self) -> None:

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepakit.datamodules.store import MANIFEST, Column, EpisodeStore, EpisodeWriter, write_manifest, write_shard
+from jepakit.datamodules.store import writer as store_writer
+from jepakit.datamodules.store.manifest import Manifest
 
 COLUMNS = {"pixels": Column(dtype="uint8", shape=(16, 16, 3)), "action": Column(dtype="float32", shape=(2,))}
 
@@ -176,6 +178,33 @@ def test_two_writers_do_not_meet(tmp_path):
         EpisodeWriter(tmp_path / "s", COLUMNS)
 
 
+def test_what_was_committed_before_the_lock_was_taken_is_kept(tmp_path, monkeypatch):
+    lock = store_writer._lock
+
+    def late(root):
+        monkeypatch.setattr(store_writer, "_lock", lock)
+        write(root, [1])  # by another process, after this one has looked at the store
+        return lock(root)
+
+    write(tmp_path / "s", [0])
+    monkeypatch.setattr(store_writer, "_lock", late)
+    write(tmp_path / "s", [2])
+    assert_holds(EpisodeStore(tmp_path / "s"), [0, 1, 2])
+
+
+def test_what_was_left_out_is_saved_with_a_commit(tmp_path):
+    writer = EpisodeWriter(tmp_path / "s", COLUMNS)
+    writer.skipped[3] = "has no steps"
+    writer.append(episode(0))
+    writer.commit()
+    assert Manifest.load(tmp_path / "s").skipped == {3: "has no steps"}
+    writer.close()
+    assert EpisodeWriter(tmp_path / "s", COLUMNS).skipped == {3: "has no steps"}
+    Manifest(settings={}, columns=COLUMNS, skipped={"x": ""}).save(tmp_path)
+    with pytest.raises(ValueError, match=r"manifest\.json: skipped: found 'x', expected numbers of episodes"):
+        Manifest.load(tmp_path)
+
+
 def test_memory_holds_one_episode(tmp_path):
     """Peak memory of writing 40 episodes of 20 MB stays far below their sum."""
     program = f"""
@@ -233,3 +262,5 @@ def test_manifests_are_replaced_whole(tmp_path, monkeypatch):
     assert (tmp_path / "s" / MANIFEST).read_text() == before
     assert json.loads(before)["complete"] is True
     assert not list((tmp_path / "s").glob(".manifest*"))
+    monkeypatch.undo()
+    EpisodeWriter(tmp_path / "s", COLUMNS).close()  # what failed has let go of the store
