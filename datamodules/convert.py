@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepakit.datamodules.readers.base import BadEpisode, is_camera
-from jepakit.datamodules.store import MANIFEST, Array, Codec, Column, EpisodeSource, EpisodeStore, EpisodeWriter
+from jepakit.datamodules.readers.registry import check_complete
+from jepakit.datamodules.store import Array, Codec, Column, EpisodeSource, EpisodeWriter, refuse_complete
 
 Progress = Callable[[int, int], None]
 
@@ -20,7 +21,8 @@ class Conversion:
     """How to store the frames (``raw`` is fastest, ``png`` exact and smaller, ``jpeg`` smallest), and their size.
 
     Frames that are not square lose the longer side's ends before they are scaled to ``image_size``; ``None`` keeps them
-    as they are. ``skip_bad`` leaves out episodes that cannot be used instead of stopping at the first.
+    as they are. Masks, uint8 columns of a camera's height and width, are fitted alike without new values, and stored as
+    PNG where frames are not raw. ``skip_bad`` leaves out episodes that cannot be used instead of stopping at the first.
     """
 
     frames: Codec = "raw"
@@ -76,55 +78,78 @@ def fit_frames(frames: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.stack([np.asarray(frame) for frame in scaled])
 
 
+def fit_masks(masks: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Centre square of masks ``(n, h, w, …)``, scaled to ``size`` by the nearest pixel, as ``fit_frames`` does."""
+    height, width = masks.shape[1:3]
+    side = min(height, width)
+    nearest = ((np.arange(size) + 0.5) * side / size).astype(np.int64)
+    return masks[:, (height - side) // 2 + nearest][:, :, (width - side) // 2 + nearest]
+
+
 def convert(
     source: EpisodeSource, destination: Path, conversion: Conversion, *, progress: Progress | None = None
 ) -> Converted:
     """Write the episodes of ``source`` into a store at ``destination``; ``progress(done, total)`` counts episodes.
 
     An interrupted or failed conversion leaves a store that is marked incomplete and holds whole episodes; the same call
-    continues it. Raises ``FileExistsError`` for a complete store, ``BadEpisode`` for the first episode that cannot be
-    used (unless those are skipped), ``OSError`` naming the episode when the disk is full.
+    continues it after the last episode that was written. Raises ``FileExistsError`` for a complete store,
+    ``BadEpisode`` for the first episode that cannot be used (unless those are skipped), ``ValueError`` for a source
+    that is an unfinished store or has no usable episode, ``OSError`` naming the episode when the disk is full.
     """
-    if (destination / MANIFEST).exists() and EpisodeStore(destination).complete:
-        raise FileExistsError(f"{destination}: a complete store is there already; choose another path or remove it")
-    columns = {name: _stored(name, column, conversion) for name, column in source.columns.items()}
+    refuse_complete(destination)
+    check_complete(source)
+    columns = {name: _stored(name, source, conversion) for name in source.columns}
     settings = {
         "source": Path(source.path).name,
         "source_fingerprint": source.fingerprint,
         "image_size": conversion.image_size,
         "fps": getattr(source, "fps", None),
     }
-    skipped: list[BadEpisode] = []
+    total = len(source.lengths)
     with EpisodeWriter(destination, columns, settings=settings) as writer:
-        earlier, usable = writer.committed, 0
-        for episode in range(len(source.lengths)):
+        written = writer.committed
+        kept = [episode for episode in range(total) if episode not in writer.skipped]
+        for episode in range(kept[written - 1] + 1 if written else 0, total):
             try:
                 values = read_episode(source, episode)
             except BadEpisode as error:
                 if not conversion.skip_bad:
                     raise
-                skipped.append(error)
+                writer.skipped[episode] = error.problem
             else:
-                usable += 1
-                if usable > earlier:  # the ones before were committed by an earlier call
-                    writer.append(_fitted(values, columns))
+                writer.skipped.pop(episode, None)  # it can be read now
+                written = writer.append(_fitted(values, columns)) + 1
             if progress is not None:
-                progress(episode + 1, len(source.lengths))
-        if not usable:
-            raise ValueError(f"{source.path}: none of {len(skipped)} episodes can be used; first: {skipped[0]}")
-    return Converted(path=destination, episodes=usable, skipped=tuple(skipped))
+                progress(episode + 1, total)
+        skipped = tuple(BadEpisode(source.path, *problem) for problem in sorted(writer.skipped.items()))
+        if not written:
+            first = f"; first: {skipped[0]}" if skipped else ""
+            raise ValueError(f"{source.path}: none of {total} episodes can be used{first}")
+    return Converted(path=destination, episodes=written, skipped=skipped)
 
 
-def _stored(name: str, column: Column, conversion: Conversion) -> Column:
-    if not is_camera(name):
+def _stored(name: str, source: EpisodeSource, conversion: Conversion) -> Column:
+    column, size = source.columns[name], conversion.image_size
+    if not is_camera(name) and not _is_mask(column, source):
         return Column(dtype=column.dtype, shape=column.shape)
-    size = conversion.image_size
-    return Column(dtype="uint8", shape=column.shape if size is None else (size, size, 3), codec=conversion.frames)
+    shape = column.shape if size is None else (size, size, *column.shape[2:])
+    if is_camera(name):
+        return Column(dtype="uint8", shape=shape, codec=conversion.frames)
+    as_file = conversion.frames != "raw" and shape[2:] in ((), (3,))
+    return Column(dtype="uint8", shape=shape, codec="png" if as_file else "raw")
+
+
+def _is_mask(column: Column, source: EpisodeSource) -> bool:
+    """Whether a column that is no camera has a value for every pixel of one."""
+    sizes = {camera.shape[:2] for name, camera in source.columns.items() if is_camera(name)}
+    return column.dtype == "uint8" and column.shape[:2] in sizes
 
 
 def _fitted(values: dict[str, Array], columns: dict[str, Column]) -> dict[str, Array]:
-    """The episode with its frames in the stored size."""
-    return {
-        name: fit_frames(rows, columns[name].shape[0]) if rows.shape[1:] != columns[name].shape else rows
-        for name, rows in values.items()
-    }
+    """The episode with its frames and masks in the stored size."""
+    fitted = dict(values)
+    for name, rows in values.items():
+        if rows.shape[1:] != columns[name].shape:
+            fit = fit_frames if is_camera(name) else fit_masks
+            fitted[name] = fit(rows, columns[name].shape[0])
+    return fitted

@@ -40,13 +40,18 @@ def _open_store(location: Location) -> EpisodeStore:
     return EpisodeStore(path.parent if path.name == MANIFEST else path)
 
 
-def _check(source: EpisodeSource) -> None:
-    """Refuse what would train on less than it says: an unfinished store, episodes without steps."""
+def check_complete(source: EpisodeSource) -> None:
+    """Raise ``ValueError`` for a store that is not finished."""
     if isinstance(source, EpisodeStore) and not source.complete:
         raise ValueError(
             f"{source.path}: the store is not complete (it has {len(source.lengths)} episodes so far); run what was "
             "writing it again to finish it"
         )
+
+
+def _check(source: EpisodeSource) -> None:
+    """Refuse what would train on less than it says: an unfinished store, episodes without steps."""
+    check_complete(source)
     if not source.lengths.all():
         episode = int(np.flatnonzero(source.lengths == 0)[0])
         raise BadEpisode(source.path, episode, "has no steps; 'lightning data convert --skip-bad' leaves it out")

@@ -69,6 +69,12 @@ class EpisodeStore:
         self._begins: NDArray[np.int64] = np.cumsum([0, *(shard.rows for shard in self._shards)])
         self._reset()
 
+    @property
+    def fps(self) -> float | None:
+        """Rows per second where the source said it."""
+        rate: float | None = self.settings.get("fps")
+        return rate
+
     def _reset(self) -> None:
         self._maps: dict[Path, Array] = {}
         self._headers: dict[Path, int] = {}

@@ -10,7 +10,7 @@ import pytest
 
 from jepakit.datamodules.convert import Conversion, convert, fit_frames
 from jepakit.datamodules.readers import BadEpisode, open_source
-from jepakit.datamodules.store import EpisodeStore
+from jepakit.datamodules.store import Column, EpisodeStore, EpisodeWriter
 
 SAMPLE = Path(__file__).parent.parent / "fixtures" / "datasets" / "pusht_sample.h5"
 COLUMNS = ("pixels", "action", "state", "proprio", "step_idx")
@@ -117,8 +117,74 @@ def test_an_interrupted_conversion_continues_past_what_was_skipped(damaged, tmp_
     with pytest.raises(KeyboardInterrupt):
         convert(source, tmp_path / "s", Conversion(skip_bad=True), progress=interrupt)
     assert not EpisodeStore(tmp_path / "s").complete
-    assert convert(source, tmp_path / "s", Conversion(skip_bad=True)).episodes == 2
+    result = convert(source, tmp_path / "s", Conversion(skip_bad=True))
+    assert (result.episodes, [error.episode for error in result.skipped]) == (2, [0])
     np.testing.assert_array_equal(rows_of(open_source(tmp_path / "s"), "state"), rows_of(source, "state", [1, 2]))
+
+
+def test_what_can_be_read_again_does_not_shift_what_is_continued(damaged, tmp_path):
+    def interrupt(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with h5py.File(damaged, "r+") as file:
+        del file["ep_len"], file["ep_offset"]
+        file["ep_len"], file["ep_offset"] = [30, 27, 20, 21], [0, 30, 57, 77]
+    source, read = open_source(damaged), []
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path / "s", Conversion(skip_bad=True), progress=interrupt)
+    original = source.read
+
+    def repaired(column, rows, out=None):
+        read.extend(rows)
+        return np.nan_to_num(original(column, rows, out))
+
+    source.read = repaired
+    result = convert(source, tmp_path / "s", Conversion(skip_bad=True))
+    assert min(read) == 77  # nothing before the last episode
+    [left_out] = result.skipped
+    assert (result.episodes, left_out.episode) == (3, 1)
+    assert "episode 1: column 'action': found [" in str(left_out)
+    np.testing.assert_array_equal(rows_of(open_source(tmp_path / "s"), "state"), rows_of(source, "state", [0, 2, 3]))
+
+
+def write_scenes(path, **options):
+    """A store of one episode whose right half is white, of value 7 in its mask, and of (7, 0) in its two layers."""
+    shapes = {"pixels": (20, 32, 3), "mask": (20, 32), "layers": (20, 32, 2), "codes": (4, 4)}
+    columns = {name: Column(dtype="uint8", shape=shape) for name, shape in shapes.items()}
+    episode = {name: np.zeros((3, *shape), np.uint8) for name, shape in shapes.items()}
+    episode["pixels"][:, :, 16:], episode["mask"][:, :, 16:], episode["layers"][:, :, 16:, 0] = 255, 7, 7
+    with EpisodeWriter(path, columns, **options) as writer:
+        writer.append(episode)
+    return EpisodeStore(path)
+
+
+@pytest.mark.parametrize(("frames", "stored"), [("raw", "raw"), ("jpeg", "png")])
+def test_masks_are_fitted_as_the_frames_are_and_keep_their_values(tmp_path, frames, stored):
+    convert(write_scenes(tmp_path / "a"), tmp_path / "b", Conversion(frames=frames, image_size=10))
+    small = EpisodeStore(tmp_path / "b")
+    shapes = {name: (column.shape, column.codec) for name, column in small.columns.items()}
+    assert shapes.pop("pixels") == ((10, 10, 3), frames)
+    assert shapes == {"mask": ((10, 10), stored), "layers": ((10, 10, 2), "raw"), "codes": ((4, 4), "raw")}
+    mask, layers = small.read("mask", np.arange(3)), small.read("layers", np.arange(3))
+    np.testing.assert_array_equal(mask[:, :, :5], 0)
+    np.testing.assert_array_equal(mask[:, :, 5:], 7)
+    np.testing.assert_array_equal(layers, np.stack([mask, np.zeros_like(mask)], axis=-1))
+
+
+def test_the_rate_of_a_store_is_kept(tmp_path):
+    convert(write_scenes(tmp_path / "a", settings={"fps": 12.5}), tmp_path / "b", Conversion())
+    assert EpisodeStore(tmp_path / "b").fps == 12.5
+
+
+def test_stores_that_are_not_finished_or_empty_are_refused(tmp_path):
+    columns = {"pixels": Column(dtype="uint8", shape=(8, 8, 3))}
+    writer = EpisodeWriter(tmp_path / "s", columns)
+    with pytest.raises(ValueError, match=r"s: the store is not complete \(it has 0 episodes so far\); run what was"):
+        convert(EpisodeStore(tmp_path / "s"), tmp_path / "d", Conversion())
+    writer.close()
+    with pytest.raises(ValueError, match=r"s: none of 0 episodes can be used$"):
+        convert(EpisodeStore(tmp_path / "s"), tmp_path / "d", Conversion())
 
 
 def test_another_source_is_not_mixed_in(damaged, tmp_path):
