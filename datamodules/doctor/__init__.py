@@ -56,6 +56,10 @@ def diagnose(source: EpisodeSource, checkup: Checkup, *, progress: Progress | No
     if not len(source.lengths):  # as a conversion leaves it that was stopped before its first
         report.add("error", "length", "no episodes")
         return report
+    missing = [name for name in ("pixels", "action") if name not in source.columns]
+    if missing:  # as in a store of features
+        report.add("error", "unreadable", f"columns {missing} not found; it has {', '.join(source.columns)}")
+        return report
     _check_lengths(report, source, checkup.window)
     readable = _read_numbers(report, source, progress)
     if readable:
@@ -72,7 +76,7 @@ def diagnose(source: EpisodeSource, checkup: Checkup, *, progress: Progress | No
 
 def _rate(source: EpisodeSource) -> float | None:
     """Rows per second where the data set says it; a converted store remembers."""
-    rate = source.settings.get("fps") if isinstance(source, EpisodeStore) else getattr(source, "fps", None)
+    rate = getattr(source, "fps", None)
     return float(rate) if rate else None
 
 

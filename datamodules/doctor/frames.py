@@ -16,6 +16,7 @@ from jepakit.datamodules.store import Array
 
 _BLACK, _ALIKE = 16, 16
 _MOVED = 0.25  # of a standard deviation: a state that moves this far must be seen to move
+_RUN = 3  # alike pairs that count as a picture at rest
 _CHUNK = 64
 _PERIODS = range(2, 11)
 
@@ -27,7 +28,9 @@ class FrameTally:
     column: str
     looked_at: int = 0
     black: dict[int, int] = field(default_factory=dict)
-    frozen: dict[int, tuple[int, int]] = field(default_factory=dict)  # episode → first row and rows of the longest run
+    frozen: dict[int, tuple[int, int]] = field(
+        default_factory=dict
+    )  # episode → first row and rows of the longest such run
     still: dict[int, int] = field(default_factory=dict)
     changes: list[NDArray[np.int64]] = field(default_factory=list)  # rows at which the picture changes, per episode
     pairs: int = 0
@@ -39,13 +42,17 @@ class FrameTally:
         if dark.any():
             self.black[episode] = int(dark.sum())
         self.changes.append(np.flatnonzero(~alike) + 1)
-        first, length = longest_run(alike)
-        if length == len(alike) and length > 1:
-            self.still[episode] = length
-        if state is not None and length >= 3:
-            moved = np.abs(state[first : first + length + 1] - state[first]).max()
-            if moved > _MOVED:
-                self.frozen[episode] = (first, length + 1)
+        if len(alike) > 1 and alike.all():
+            self.still[episode] = len(alike)
+        if state is not None:
+            moved = [
+                (length + 1, first)
+                for first, length in runs(alike)
+                if length >= _RUN and np.abs(state[first : first + length + 1] - state[first]).max() > _MOVED
+            ]
+            if moved:
+                length, first = max(moved)
+                self.frozen[episode] = (first, length)
 
 
 def look_at(frames: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -59,13 +66,10 @@ def look_at(frames: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bo
     return dark, alike
 
 
-def longest_run(mask: NDArray[np.bool_]) -> tuple[int, int]:
-    """Start and length of the longest run of True; (0, 0) without one."""
+def runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Start and length of every run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
-    if not len(edges):
-        return 0, 0
-    lengths = edges[1::2] - edges[::2]
-    return int(edges[::2][lengths.argmax()]), int(lengths.max())
+    return [(begin, end - begin) for begin, end in edges.reshape(-1, 2).tolist()]
 
 
 def check_frames(report: Report, tally: FrameTally, frame_skip: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jepakit.datamodules.doctor import Checkup, diagnose
-from jepakit.datamodules.doctor.frames import longest_run, look_at, slower_by
+from jepakit.datamodules.doctor.frames import look_at, runs, slower_by
 from jepakit.datamodules.readers import open_source
 from jepakit.datamodules.store import Column, EpisodeStore, EpisodeWriter
 
@@ -113,6 +113,15 @@ def test_a_picture_frozen_while_the_state_moves_and_one_that_rests():
     assert findings(patient) == {}
     patient.pixels[rows], patient.state[rows] = patient.pixels[rows.start], patient.state[rows.start]
     assert findings(patient) == {("pixels", (5,)): "episode 5: the picture never changes"}
+
+
+def test_a_frozen_picture_is_seen_beside_a_longer_rest():
+    patient = Patient()
+    begin = patient.rows(5).start
+    patient.pixels[begin + 2 : begin + 12] = patient.pixels[begin + 2]
+    rest = slice(begin + 20, begin + 38)
+    patient.pixels[rest], patient.state[rest] = patient.pixels[rest.start], patient.state[rest.start]
+    assert "longest: rows 2 to 11 of episode 5" in findings(patient, "error")["pixels", (5,)]
 
 
 def test_velocities_may_jump_while_the_picture_rests():
@@ -229,12 +238,20 @@ def test_pairs_runs_and_periods():
     dark, alike = look_at(frames)
     assert dark.tolist() == [True, True, True, False, False]
     assert alike.tolist() == [True, True, False, True]
-    assert longest_run(alike) == (0, 2)
-    assert longest_run(np.zeros(0, bool)) == (0, 0)
+    assert runs(alike) == [(0, 2), (3, 1)]
+    assert runs(np.zeros(0, bool)) == []
     assert slower_by([np.arange(0, 60, 3), np.arange(1, 60, 3)], 120) == 3
     assert slower_by([np.arange(60)], 60) == 1
     assert slower_by([np.array([5])], 60) == 1
     assert slower_by([np.arange(0, 330, 30)], 330) == 1  # it rarely changes, which is not a slow camera
+
+
+def test_features_alone_are_no_data_set(tmp_path):
+    with EpisodeWriter(tmp_path / "s", {"features": Column(dtype="float32", shape=(2, 3))}) as writer:
+        writer.append({"features": np.zeros((9, 2, 3), np.float32)})
+    assert findings(EpisodeStore(tmp_path / "s")) == {
+        ("unreadable", ()): "columns ['pixels', 'action'] not found; it has features"
+    }
 
 
 def test_impossible_windows_are_refused():
