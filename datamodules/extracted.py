@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jepakit.datamodules.store import Array, Column, EpisodeSource, EpisodeWriter
+from jepakit.datamodules.store import Array, Column, EpisodeSource, EpisodeWriter, refuse_complete
+from jepakit.datamodules.store.manifest import sha256_of
 from jepakit.untrusted import check_contained, naming
 
 _COLUMN = "features"
@@ -28,17 +29,19 @@ def store_features(file: str | Path, data: EpisodeSource, destination: str | Pat
     row of ``data`` with the same number, whatever the frame skip. Nothing is unpickled.
 
     Raises ``ValueError``, before anything is written, for missing, surplus or unnumbered episodes, and for arrays of
-    another length, shape or type than expected, or with numbers that are not finite.
+    another length, shape or type than expected, or with numbers that are not finite. What was interrupted is continued
+    with the same file only; a complete store is a ``FileExistsError``.
 
     Use it as ``PushT(data, features=str(store_features("slots.npz", open_source(data), "slots")))``.
     """
     file, destination = Path(file), Path(destination)
+    refuse_complete(destination)
     with _arrays(file) as (names, read):
         keys = _episodes(names, len(data.lengths), file)
         shape = read(keys[0]).shape[1:] if keys else ()
         for episode, key in enumerate(keys):
             _check(read(key), (int(data.lengths[episode]), *shape), f"{file}: {key!r}")
-        settings = {"source": file.name, "source_fingerprint": data.fingerprint}
+        settings = {"source": file.name, "source_sha256": sha256_of(file), "source_fingerprint": data.fingerprint}
         column = Column(dtype="float32", shape=shape)
         with EpisodeWriter(destination, {_COLUMN: column}, settings=settings) as writer:
             for key in keys[writer.committed :]:

@@ -5,6 +5,7 @@ import pytest
 from jepakit.datamodules.extracted import store_features
 from jepakit.datamodules.joined import JoinedSource
 from jepakit.datamodules.readers import open_source
+from jepakit.datamodules.store import EpisodeWriter
 
 
 @pytest.fixture
@@ -62,6 +63,28 @@ def test_files_that_do_not_fit_are_refused_before_anything_is_written(data, feat
     with pytest.raises(ValueError, match=message):
         store_features(file, data, tmp_path / "store")
     assert not (tmp_path / "store").exists()
+
+
+def test_neither_another_file_continues_a_store_nor_is_a_complete_one_kept(data, features, tmp_path, monkeypatch):
+    append = EpisodeWriter.append
+
+    def stop(writer, episode):
+        if append(writer, episode) == 2:
+            raise KeyboardInterrupt
+
+    file = write(tmp_path / "slots.npz", features)
+    monkeypatch.setattr(EpisodeWriter, "append", stop)
+    with pytest.raises(KeyboardInterrupt):
+        store_features(file, data, tmp_path / "store")
+    monkeypatch.undo()
+    write(file, {name: values + 1 for name, values in features.items()})
+    with pytest.raises(ValueError, match="store: the store has settings"):
+        store_features(file, data, tmp_path / "store")
+    write(file, features)
+    store = open_source(store_features(file, data, tmp_path / "store"))
+    np.testing.assert_array_equal(store.read("features", np.arange(40)), features["episode_0"])
+    with pytest.raises(FileExistsError, match="store: a complete store is there already"):
+        store_features(file, data, tmp_path / "store")
 
 
 def test_other_files_are_refused_and_nothing_is_unpickled(data, features, tmp_path):
