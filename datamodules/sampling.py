@@ -165,19 +165,21 @@ class WindowLoader(DataLoader[Batch]):
         return self._slots
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, as what it was counted, batches handed out in it, and what must be the same for the same batches."""
+        """Epoch, as what it was counted, batches handed out of all, and what must be the same for the same batches."""
         if self._resumed is not None:
             return self._resumed
         epoch, batches = self._position
         shift = self.sampler.shift if isinstance(self.sampler, WindowSampler) else 0
-        return {"epoch": epoch, "counted": epoch - shift, "batches": batches, **self._identity()}
+        place = {"epoch": epoch, "counted": epoch - shift, "batches": batches, "total": self._total}
+        return {**place, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the batches of ``state``; raises ``ValueError`` when its remaining batches cannot be had."""
         if not isinstance(self.sampler, WindowSampler):
             return
-        state = {"counted": state["epoch"], **state}  # older checkpoints do not have it
-        found = {name: state[name] for name in self._identity()}
+        # older checkpoints do not have all of it
+        state = {"counted": state["epoch"], "total": self._total, **state}
+        found = {name: state.get(name, value) for name, value in self._identity().items()}
         if state["batches"] and self._within(state) and found != self._identity():
             raise ValueError(
                 f"the checkpoint was saved in the middle of an epoch with {found}, now it is {self._identity()}; "
@@ -186,9 +188,14 @@ class WindowLoader(DataLoader[Batch]):
         self.sampler.set_epoch(state["counted"])
         self._resumed = state
 
+    @property
+    def _total(self) -> int:
+        """Batches of an epoch."""
+        return len(self) if self.limit is None else min(len(self), self.limit)
+
     def _within(self, state: Mapping[str, Any]) -> bool:
         """Whether the epoch of ``state`` was not over."""
-        return bool(state["batches"] < min(len(self), len(self) if self.limit is None else self.limit))
+        return bool(state["batches"] < state["total"])
 
     def _identity(self) -> dict[str, Any]:
         sampler = self.sampler
@@ -199,6 +206,7 @@ class WindowLoader(DataLoader[Batch]):
             "data": self.dataset.source.fingerprint,
             "windows": len(self.dataset),
             "seed": sampler.order.seed,
+            "weights": None if sampler.order.weights is None else list(sampler.order.weights),
             "batch_size": self.batch_size,
             "world_size": sampler.num_replicas,
         }

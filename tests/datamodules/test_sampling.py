@@ -132,6 +132,28 @@ def test_a_place_in_another_epoch_of_batches_is_refused(tiny_store):
             other.load_state_dict(loader.state_dict())
 
 
+def test_whether_an_epoch_was_over_is_what_it_was_when_saved(tiny_store):
+    def loader(batch_size=64, epoch=0):
+        made = make_data(tiny_store, batch_size=batch_size).train_dataloader()
+        made.sampler.set_epoch(epoch)
+        return made
+
+    first = loader()
+    batches = iter(first)
+    begun = windows_of(next(batches) for _ in range(len(first) - 2))
+    with pytest.raises(ValueError, match="saved in the middle of an epoch"):
+        loader(batch_size=2 * 64).load_state_dict(first.state_dict())  # with fewer batches than were handed out
+    older = first.state_dict()
+    del older["total"], older["weights"], older["counted"]
+    second = loader()
+    second.load_state_dict(older)
+    assert begun + windows_of(second) == windows_of(loader())
+    windows_of(batches)
+    smaller = loader(batch_size=32)  # with more
+    smaller.load_state_dict(first.state_dict())
+    assert windows_of(smaller) == windows_of(loader(batch_size=32, epoch=1))
+
+
 class Recorder(L.LightningModule):
     """Trains nothing, remembers the windows of every step."""
 
