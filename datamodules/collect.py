@@ -29,6 +29,8 @@ from jepakit.datamodules.store import MANIFEST, Codec, EpisodeStore, fingerprint
 from jepakit.envs.base import ScriptedPolicy
 from jepakit.workers import each_result
 
+#: Settings that agree where collections begin with the same episodes, however many and however drawn and stored.
+SAME_EPISODES = ("env", "policy", "seed", "revision")
 _EPISODES_PER_SHARD = 25
 Progress = Callable[[int, int], None]
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepakit.datamodules.base import EpisodeDataModule
+from jepakit.datamodules.collect import SAME_EPISODES
 from jepakit.datamodules.readers import open_source
 from jepakit.datamodules.sampling import EpochOrder
 from jepakit.datamodules.splits import Part, fit_statistics
@@ -129,6 +130,8 @@ class Mixture(EpisodeDataModule):
     def open_data(self) -> EpisodeSource:
         """All data sets as one."""
         sources = [open_source(part.data) for part in self.mixture]
+        for one, other in itertools.combinations(sources, 2):
+            _check_episodes_differ(one, other)
         self._counts = [len(source.lengths) for source in sources]
         return ConcatenatedSource(sources, required=("pixels", "action", *self.columns))
 
@@ -161,6 +164,17 @@ class Mixture(EpisodeDataModule):
     def _groups(self, episodes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Sorted episodes, by data set."""
         return np.split(episodes, np.searchsorted(episodes, np.cumsum(self._counts)[:-1]))
+
+
+def _check_episodes_differ(one: EpisodeSource, other: EpisodeSource) -> None:
+    """Refuse two generated data sets that begin with the same episodes: they are split apart."""
+    ours, theirs = (getattr(source, "settings", {}) for source in (one, other))
+    same = all(name in ours and ours[name] == theirs.get(name) for name in SAME_EPISODES)
+    if same and one.fingerprint != other.fingerprint:
+        raise ValueError(
+            f"{other.path}: found the {', '.join(SAME_EPISODES)} of {one.path}, expected another seed: they begin with "
+            "the same episodes, and test episodes of one would be training episodes of the other; take one of them"
+        )
 
 
 def _check_same(name: str, column: Column, sources: Sequence[EpisodeSource]) -> None:

@@ -1,10 +1,13 @@
 """Mixtures: every data set split by itself, drawn by weight, standardised as drawn."""
 
+import json
+
 import numpy as np
 import pytest
 from lightning.pytorch.cli import LightningArgumentParser
 
 from jepakit.datamodules import Mixture, MixturePart
+from jepakit.datamodules.collect import Collection, collect
 from jepakit.datamodules.mixture import ConcatenatedSource
 from jepakit.datamodules.store import Column, EpisodeStore, EpisodeWriter
 
@@ -77,6 +80,15 @@ def test_batches_follow_the_weights_and_hold_every_camera(paths):
     assert [b["start"].tolist() for b in loader] == [b["start"].tolist() for b in batches]
 
 
+def test_a_place_among_other_weights_is_refused(paths):
+    loader = make_mixture(paths).train_dataloader()
+    next(iter(loader))
+    state = json.loads(json.dumps(loader.state_dict()))
+    make_mixture(paths).train_dataloader().load_state_dict(state)
+    with pytest.raises(ValueError, match=r"'weights': \[1\.0, 3\.0\].* now it is .*'weights': \[1\.0, 4\.0\]"):
+        make_mixture(paths, weights=(1.0, 4.0)).train_dataloader().load_state_dict(state)
+
+
 def test_statistics_are_those_of_what_is_drawn(paths):
     module = make_mixture(paths)
     train = module.parts["train"]
@@ -112,6 +124,25 @@ def test_parts_that_do_not_fit_together_are_named(paths, tmp_path):
         MixturePart(data="x", weight=0)
     with pytest.raises(ValueError, match="found none"):
         Mixture([])
+
+
+def test_generated_parts_that_begin_with_the_same_episodes_are_refused(tmp_path):
+    def make(episodes, seed=0):
+        settings = Collection(
+            env="jepakit.envs.tworoom:TwoRoom",
+            policy="jepakit.envs.tworoom:TwoRoomExplorer",
+            episodes=episodes,
+            steps=25,
+            image_size=16,
+            seed=seed,
+        )
+        return str(collect(settings, tmp_path, workers=1))
+
+    first = make(4)
+    make_mixture({"a": first, "again": first})
+    make_mixture({"a": first, "other": make(5, seed=1)})
+    with pytest.raises(ValueError, match=r"expected another seed: they begin with the same episodes"):
+        make_mixture({"a": first, "more": make(5)})
 
 
 def test_a_mixture_can_be_written_in_a_configuration(paths):

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from jepakit.datamodules.base import EpisodeDataModule
+from jepakit.datamodules.collect import SAME_EPISODES
 from jepakit.hub import resolve
 from jepakit.results import read_training
 from jepakit.zoo.weights import TRAINING_FILE
-
-#: Of generated data: the first episodes are the same however many there are, and however they are drawn and stored.
-_SAME_EPISODES = ("env", "policy", "seed", "revision")
 
 
 def describe_data(data: EpisodeDataModule) -> dict[str, Any]:
@@ -58,7 +56,7 @@ def _doubt(weights: str, here: dict[str, Any]) -> str | None:
             )
         return None
     ours, theirs = here["generated"], trained.get("generated")
-    if ours and theirs and all(ours[name] == theirs[name] for name in _SAME_EPISODES):
+    if ours and theirs and all(ours[name] == theirs[name] for name in SAME_EPISODES):
         raise ValueError(
             f"{file}: test episodes were seen in training, because its {theirs['episodes']} episodes and the "
             f"{ours['episodes']} of these data begin with the same ones; set data.generate to episodes "
