@@ -39,8 +39,8 @@ class LeRobotReader(Reader):
     """Episodes of a LeRobot v3 data set (older versions: convert them with LeRobot's own script).
 
     ``observation.state`` becomes ``proprio``, ``observation.environment_state`` becomes ``state``; the first camera of
-    ``info.json`` becomes ``pixels``, every further one ``pixels_<name>``. Other numeric features keep their names; text
-    is left out.
+    ``info.json`` becomes ``pixels``, every further one ``pixels_<name>`` with the last part of its name, or all of it
+    where that is taken. Other numeric features keep their names; text is left out.
     """
 
     kind = "lerobot"
@@ -66,7 +66,8 @@ class LeRobotReader(Reader):
             if feature in _INDEX or info["dtype"] == "string":
                 continue
             if info["dtype"] in ("video", "image"):
-                name = f"pixels_{feature.rpartition('.')[2]}" if "pixels" in columns else "pixels"
+                short = f"pixels_{feature.rpartition('.')[2]}" if "pixels" in columns else "pixels"
+                name = short if short not in columns else f"pixels_{feature}"
                 columns[name] = Column(dtype="uint8", shape=_frame_shape(info), codec="raw")
             else:
                 name = _NAMES.get(feature, feature)

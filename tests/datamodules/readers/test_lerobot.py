@@ -84,6 +84,19 @@ def test_images_inside_parquet_are_decoded(lerobot, edit_info, marks):
     np.testing.assert_array_equal(open_source(folder).read("pixels", rows), frames[rows])
 
 
+def test_cameras_whose_names_end_alike_keep_apart(lerobot, edit_info):
+    features = json.loads((lerobot[0] / "meta/info.json").read_text())["features"]
+    image = {**features["observation.images.top"], "dtype": "image"}
+    edit_info(features={**features, "left.image": image, "right.image": image})
+    columns = open_source(lerobot[0]).columns
+    assert [name for name in columns if name.startswith("pixels")] == [
+        "pixels",
+        "pixels_wrist",
+        "pixels_image",
+        "pixels_right.image",
+    ]
+
+
 def test_an_unreadable_video_names_file_and_episode(lerobot):
     folder = lerobot[0]
     source = open_source(folder)
