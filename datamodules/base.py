@@ -174,6 +174,9 @@ class EpisodeDataModule(L.LightningDataModule):
         if self._source is not None:
             return
         source = self.open_data()
+        for name in ("pixels", "action", *self.columns):
+            if name not in source.columns:
+                raise ValueError(f"{source.path}: column {name!r} not found; it has {', '.join(source.columns)}")
         found = source.columns["pixels"].shape
         expected = (self.image_size, self.image_size, 3)
         if found != expected:
@@ -181,9 +184,6 @@ class EpisodeDataModule(L.LightningDataModule):
                 f"{source.path}: column 'pixels': found frames of {found}, expected {expected}; set image_size of "
                 f"data and model to {found[0]} or convert the data"
             )
-        for name in self.columns:
-            if name not in source.columns:
-                raise ValueError(f"{source.path}: column {name!r} not found; it has {', '.join(source.columns)}")
         if self.features is not None:
             source = JoinedSource(source, open_source(self.features), "features")
         self.parts = self.split_data(source)

@@ -39,7 +39,8 @@ class GoalDataset(WindowDataset):
 
     A batch has the columns of both frames (B, 2, ...), their distance ``offset`` (B,) in environment steps, and the raw
     ``action`` (B, G, C) from the first frame on. Actions from the goal on say nothing about the way there; behind the
-    episode's end they are ``last_action``. Raises ``ValueError`` if no episode of the source is ``max_offset`` long.
+    episode's end they are ``last_action``. Raises ``ValueError`` if no episode of the source is ``max_offset`` long, or
+    none of the given ones ``min_offset``.
     """
 
     def __init__(
@@ -68,6 +69,11 @@ class GoalDataset(WindowDataset):
         self._pairs = np.concatenate(tables)
         self._first = (np.cumsum(sizes) - sizes)[kind]  # an episode's first row of that
         self.counts = sizes[kind]
+        if not self.counts.sum():
+            raise ValueError(
+                f"{source.path}: goals.min_offset: found {goals.min_offset}, expected at most {lengths.max() - 1}, the "
+                f"steps of the longest of {len(episodes)} episodes; lower it"
+            )
         self._ends = np.cumsum(self.counts)
 
     @property

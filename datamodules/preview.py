@@ -44,7 +44,15 @@ def write_preview(source: EpisodeSource, folder: Path, preview: Preview) -> tupl
 
     if preview.camera not in source.columns:
         raise ValueError(f"{source.path}: camera {preview.camera!r} not found; it has {', '.join(source.columns)}")
+    column = source.columns[preview.camera]
+    if column.dtype != "uint8" or column.shape[2:] != (3,):
+        raise ValueError(
+            f"{source.path}: camera {preview.camera!r}: found {column.dtype} rows of {column.shape}, expected uint8 "
+            "(h, w, 3)"
+        )
     filled = np.flatnonzero(source.lengths)
+    if not len(filled):
+        raise ValueError(f"{source.path}: found no episode with steps, expected at least one to show")
     count = min(preview.episodes, len(filled))
     chosen = filled[np.linspace(0, len(filled) - 1, count).round().astype(np.int64)].tolist()
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,10 @@ def split_episodes(count: int, *, val: float, test: float, seed: int) -> dict[Pa
         raise ValueError(f"split: found val={val} and test={test}, expected positive shares that leave some to train")
     order = np.random.default_rng([seed, count]).permutation(count)
     n_val, n_test = max(1, round(val * count)), max(1, round(test * count))
+    if n_val + n_test >= count:
+        raise ValueError(
+            f"split: found val={val} and test={test} of {count} episodes, which leave none to train; lower them"
+        )
     parts = np.split(order, [n_val, n_val + n_test])
     return {"val": np.sort(parts[0]), "test": np.sort(parts[1]), "train": np.sort(parts[2])}
 
@@ -46,8 +50,7 @@ def fit_statistics(
         )
     proprio: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     if "proprio" in source.columns:
-        groups_proprio = [source.read("proprio", _rows(source, e)).astype(np.float64) for e, _ in groups]
-        proprio = _moments([values.reshape(len(values), -1) for values in groups_proprio], weights)
+        proprio = _moments([_proprio(source, episodes) for episodes, _ in groups], weights)
     low = np.min([actions.min(axis=0) for actions in groups_actions], axis=0).astype(np.float32)
     high = np.max([actions.max(axis=0) for actions in groups_actions], axis=0).astype(np.float32)
     low, high = bounds or (low, high)
@@ -81,11 +84,31 @@ def _actions(source: EpisodeSource, episodes: NDArray[np.int64]) -> NDArray[np.f
     last = np.cumsum(source.lengths[episodes]) - 1
     missing = np.asarray(np.isnan(actions).any(axis=1))
     missing[last] = False
-    if missing.any() or np.isinf(actions).any():
-        row = int(np.flatnonzero(missing | np.isinf(actions).any(axis=1))[0])
-        episode = int(episodes[np.searchsorted(last, row)])
+    bad = missing | np.isinf(actions).any(axis=1)
+    if bad.any():
+        row, where = _first(bad, source, "action", episodes)
         raise ValueError(
-            f"{source.path}: column 'action' of episode {episode}: found {actions[row].tolist()} before the "
-            "last step, expected finite numbers; repair the data or drop the episode"
+            f"{where}: found {actions[row].tolist()} before the last step, expected finite numbers; repair the data or "
+            "drop the episode"
         )
     return actions[~np.isnan(actions).any(axis=1)]
+
+
+def _proprio(source: EpisodeSource, episodes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """All proprioception of the episodes, (rows, P); raises ``ValueError`` for what is not finite."""
+    rows = _rows(source, episodes)
+    values = source.read("proprio", rows).astype(np.float64).reshape(len(rows), -1)
+    bad = np.asarray(~np.isfinite(values).all(axis=1))
+    if bad.any():
+        row, where = _first(bad, source, "proprio", episodes)
+        raise ValueError(
+            f"{where}: found {values[row].tolist()}, expected finite numbers; repair the data or drop the episode"
+        )
+    return values
+
+
+def _first(bad: NDArray[np.bool_], source: EpisodeSource, column: str, episodes: NDArray[np.int64]) -> tuple[int, str]:
+    """The first bad one of the rows of the episodes, and the column and episode that errors name."""
+    row = int(np.flatnonzero(bad)[0])
+    episode = int(episodes[np.searchsorted(np.cumsum(source.lengths[episodes]), row, side="right")])
+    return row, f"{source.path}: column {column!r} of episode {episode}"

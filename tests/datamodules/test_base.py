@@ -12,6 +12,7 @@ import torch
 from jepakit.datamodules import Collisions, EpisodeDataModule, Generate, TwoRoom
 from jepakit.datamodules.readers import open_source
 from jepakit.datamodules.splits import split_episodes
+from jepakit.datamodules.store import Column, EpisodeWriter
 from jepakit.datamodules.windows import WindowDataset, WindowSpec
 
 SAMPLE = Path(__file__).parent.parent / "fixtures" / "datasets" / "pusht_sample.h5"
@@ -55,6 +56,8 @@ def test_parts_are_disjoint_and_seeded():
     assert split_episodes(50, val=0.1, test=0.2, seed=1)["test"].tolist() != parts["test"].tolist()
     with pytest.raises(ValueError, match="expected at least 3"):
         split_episodes(2, val=0.1, test=0.1, seed=0)
+    with pytest.raises(ValueError, match=r"val=0\.5 and test=0\.4 of 4 episodes, which leave none to train"):
+        split_episodes(4, val=0.5, test=0.4, seed=0)
     with pytest.raises(ValueError, match="shares"):
         split_episodes(50, val=0.6, test=0.4, seed=0)
 
@@ -201,6 +204,24 @@ def test_tworoom_makes_its_own_data_once(tmp_path):
 def test_missing_cameras_are_named(tiny_store):
     with pytest.raises(ValueError, match="column 'pixels_wrist' not found; it has pixels, action"):
         EpisodeDataModule(str(tiny_store), image_size=32, columns=("pixels_wrist",)).setup()
+
+
+def test_features_given_as_data_are_refused(tmp_path):
+    with EpisodeWriter(tmp_path / "s", {"features": Column(dtype="float32", shape=(2, 3))}) as writer:
+        writer.append({"features": np.zeros((9, 2, 3), np.float32)})
+    with pytest.raises(ValueError, match="s: column 'pixels' not found; it has features"):
+        EpisodeDataModule(str(tmp_path / "s")).setup()
+
+
+def test_proprioception_that_is_not_finite_names_the_episode(damaged):
+    with h5py.File(damaged, "r+") as file:
+        file["proprio"][[20, 50, 90], 0] = np.nan  # in every episode
+    module = EpisodeDataModule(str(damaged), image_size=64)
+    [train] = module.split_count(3)["train"]
+    with pytest.raises(
+        ValueError, match=rf"copy\.h5: column 'proprio' of episode {train}: found \[nan, .*expected fin"
+    ):
+        module.setup()
 
 
 def test_proprioception_is_standardised_by_the_training_episodes(data):

@@ -128,6 +128,16 @@ def test_a_range_must_not_be_empty():
         Goals(min_offset=4, max_offset=3)
 
 
+def test_nearest_goals_beyond_the_episodes_are_refused(tiny_store):
+    store = EpisodeStore(tiny_store)
+    store.lengths[1:] = 10
+    for nearest, episodes in ((9, [1, 2]), (10, [0, 1])):
+        goals = Goals(min_offset=nearest, max_offset=20)
+        assert len(GoalDataset(store, np.array(episodes), goals, last_action=np.zeros(2, np.float32)))
+    with pytest.raises(ValueError, match=r"goals\.min_offset: found 10, expected at most 9, .* longest of 2 episodes"):
+        GoalDataset(store, np.array([1, 2]), goals, last_action=np.zeros(2, np.float32))
+
+
 @pytest.mark.parametrize("values", [{"min_offset": 0}, {"steps": 0}])
 def test_wrong_settings_are_refused(values):
     with pytest.raises(ValueError, match=f"goals.{next(iter(values))}: found 0, expected at least 1"):

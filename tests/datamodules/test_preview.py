@@ -70,5 +70,14 @@ def test_a_full_disk_leaves_the_earlier_preview(source, tmp_path):
 def test_unknown_cameras_are_named(source, tmp_path):
     with pytest.raises(ValueError, match="camera 'pixels_wrist' not found; it has action, pixels"):
         write_preview(source, tmp_path, Preview(camera="pixels_wrist"))
+    with pytest.raises(ValueError, match=r"camera 'state': found float32 rows of \(7,\), expected uint8 \(h, w, 3\)"):
+        write_preview(source, tmp_path, Preview(camera="state"))
     with pytest.raises(ValueError, match="episodes: found 0"):
         Preview(episodes=0)
+
+
+def test_data_without_a_step_are_refused(source, tmp_path):
+    source.lengths[:] = 0
+    with pytest.raises(ValueError, match="found no episode with steps"):
+        write_preview(source, tmp_path / "out", Preview())
+    assert not (tmp_path / "out").exists()
