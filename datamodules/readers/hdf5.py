@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from functools import partial
 from typing import Any
 
@@ -76,12 +77,22 @@ class HDF5Reader(Reader):
         return columns
 
     def _read(self, column: str, rows: Rows, out: Array) -> None:
-        unique, inverse = np.unique(rows, return_inverse=True)  # HDF5 wants increasing indices
         data = self._file.get()[column]
+        order = np.argsort(rows, kind="stable")
+        runs = np.split(order, np.flatnonzero(np.diff(rows[order]) > 1) + 1)
+        row_bytes = math.prod(data.shape[1:]) * data.dtype.itemsize
         try:
-            out[...] = _increasing(data, unique)[inverse]
+            # HDF5 searches for every row of a list, which takes many times as long as slices of frames; only small rows
+            # far apart are read quicker so.
+            if row_bytes < _SLICED_ROW_BYTES and len(rows) < _SLICED_RUN * len(runs):
+                unique, inverse = np.unique(rows, return_inverse=True)  # it wants increasing indices
+                out[...] = data[unique][inverse]
+            else:
+                for places in runs:
+                    first, last = rows[places[0]], rows[places[-1]]
+                    out[places] = data[first : last + 1][rows[places] - first]
         except OSError as error:
-            raise self._broken_row(data, column, unique, error) from error
+            raise self._broken_row(data, column, np.unique(rows), error) from error
 
     def _broken_row(self, data: Any, column: str, rows: Rows, error: OSError) -> ValueError:  # noqa: ANN401
         for row in rows:
@@ -99,23 +110,6 @@ def _open(location: Location) -> Any:  # noqa: ANN401 (h5py has no types)
         return h5py.File(location.open() if location.remote else location.address, "r")
     except OSError as error:
         raise ValueError(f"{location}: not a readable HDF5 file ({error}); it may be truncated") from error
-
-
-def _increasing(data: Any, rows: Rows) -> Array:  # noqa: ANN401 (h5py has no types)
-    """Increasing rows of a column, ``(n, …)``, a slice for every run of them.
-
-    A list of rows is read with a search for each, which takes many times as long for frames; only for small rows that
-    are far apart it is quicker than as many slices.
-    """
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
-    found = np.empty((len(rows), *data.shape[1:]), data.dtype)
-    if found[0].nbytes < _SLICED_ROW_BYTES and len(rows) < _SLICED_RUN * len(runs):
-        return np.asarray(data[rows])
-    place = 0
-    for run in runs:
-        found[place : place + len(run)] = data[run[0] : run[-1] + 1]
-        place += len(run)
-    return found
 
 
 def _check_filters(location: Location, name: str, data: Any) -> None:  # noqa: ANN401 (h5py has no types)
