@@ -49,5 +49,5 @@ def fingerprint(model: nn.Module) -> str:
     for name, given in sorted(model.state_dict().items()):
         value = in_single(given.detach())
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
