@@ -152,8 +152,7 @@ class Bundle:
         ``jepakit.hub.resolve`` raise.
         """
         names = (MANIFEST, WEIGHTS, CARD, "*.onnx")
-        unwanted = [f"{BUNDLE_FOLDER}/*/*"]
-        folder = resolve(source, [f"{BUNDLE_FOLDER}/{name}" for name in names], ignore=unwanted, revision=revision)
+        folder = resolve(source, [f"{BUNDLE_FOLDER}/{name}" for name in names], revision=revision)
         return cls.open(folder if (folder / MANIFEST).is_file() else folder / BUNDLE_FOLDER)
 
     def path(self, graph: str) -> Path:

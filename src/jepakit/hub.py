@@ -34,24 +34,21 @@ def locate(source: str | Path, files: Sequence[str], *, revision: str | None = N
     return folder
 
 
-def resolve(
-    source: str | Path, patterns: Sequence[str], *, ignore: Sequence[str] = (), revision: str | None = None
-) -> Path:
-    """Return the folder that ``source`` names, as ``locate`` does; of a Hub repository, see ``fetch``."""
+def resolve(source: str | Path, patterns: Sequence[str], *, revision: str | None = None) -> Path:
+    """Return the folder that ``source`` names, as ``locate`` does; of a Hub repository, what matches ``patterns``."""
     text = str(source)
     named = isinstance(source, str)
     if named and (text.startswith(_HUB) or _HUB_ID.fullmatch(text)):
-        return fetch(_hub_id(text), patterns, ignore=ignore, revision=revision)
+        return fetch(_hub_id(text), patterns, revision=revision)
     if revision is not None:
         raise ValueError(f"revision: found {revision!r} with the folder {text}, expected it with a Hub id only")
     return _builtin(text.removeprefix(_BUILTIN)) if named and text.startswith(_BUILTIN) else Path(text).expanduser()
 
 
-def fetch(repository: str, patterns: Sequence[str], *, ignore: Sequence[str] = (), revision: str | None = None) -> Path:
-    """Return the folder of a Hub repository's files that match ``patterns`` and none of ``ignore``.
+def fetch(repository: str, patterns: Sequence[str], *, revision: str | None = None) -> Path:
+    """Return the folder of a Hub repository's files that match ``patterns``, downloaded or from the cache.
 
-    They are downloaded, or in the cache already; without a network its latest snapshot is taken. Raises
-    ``FileNotFoundError`` saying what is not there.
+    Without a network the latest snapshot in the cache is taken. Raises ``FileNotFoundError`` saying what is not there.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -59,11 +56,7 @@ def fetch(repository: str, patterns: Sequence[str], *, ignore: Sequence[str] = (
 
     where = f"hub:{repository}" + (f" at {revision!r}" if revision else "")
     try:
-        return Path(
-            snapshot_download(
-                repository, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(ignore) or None
-            )
-        )
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except RevisionError as error:
         raise FileNotFoundError(
             f"{where}: the repository has no such revision; name a branch, tag or commit"
