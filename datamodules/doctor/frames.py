@@ -28,9 +28,8 @@ class FrameTally:
     column: str
     looked_at: int = 0
     black: dict[int, int] = field(default_factory=dict)
-    frozen: dict[int, tuple[int, int]] = field(
-        default_factory=dict
-    )  # episode → first row and rows of the longest such run
+    #: Episode → first row and rows of the longest run that the state moves in.
+    frozen: dict[int, tuple[int, int]] = field(default_factory=dict)
     still: dict[int, int] = field(default_factory=dict)
     changes: list[NDArray[np.int64]] = field(default_factory=list)  # rows at which the picture changes, per episode
     pairs: int = 0

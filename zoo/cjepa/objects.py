@@ -128,9 +128,8 @@ class ObjectEncoder(nn.Module):
                 f"{checkpoint.source}: found a {checkpoint.name} without a trained object encoder "
                 f"{self.config.encoder!r}; expected the folder of a trained C-JEPA"
             )
-        same = {
-            name: getattr(checkpoint.config, name) for name in ("slot_iterations", "slots_seen")
-        }  # shapes say the rest
+        # Shapes say the rest.
+        same = {name: getattr(checkpoint.config, name) for name in ("slot_iterations", "slots_seen")}
         require_same(checkpoint.source, same, self.config)
         load_strict(self, tensors, source=checkpoint.source)
 

@@ -319,9 +319,8 @@ class App(LightningCLI):
         warnings.filterwarnings("ignore", message="The dirpath has changed")  # of checkpoints that are not written
         logger = config.trainer.logger
         settings = logger.init_args if isinstance(logger, Namespace) else None
-        if (
-            settings is not None and getattr(settings, "version", None) is not None
-        ):  # not into the training's folder, whose curves would go
+        if settings is not None and getattr(settings, "version", None) is not None:
+            # Not into the training's folder, whose curves would go.
             version = settings.version if isinstance(settings.version, str) else f"version_{settings.version}"
             settings.version = os.path.join(version, str(self.subcommand))
 
