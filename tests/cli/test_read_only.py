@@ -58,6 +58,7 @@ def test_a_bundle_that_cannot_be_written_is_named(refused, locked, mini_config, 
     sizes = {"cnn_channels": (4, 8, 8), "latent_dim": 8, "projector_hidden": 16, "action_hidden": 16}
     model = LeWMModel(LeWMConfig(image_size=16, encoder="cnn", predictor_mlp=16, directions=16, **small, **sizes))
     weights = save_pretrained(model, tmp_path / "weights")
-    said = refused("export", *mini_config, "--weights", str(weights), "--out", str(locked / "bundle"))
+    unbounded = "--planner.bounded=false"  # these weights have seen no data, whose bounds they would know
+    said = refused("export", *mini_config, "--weights", str(weights), "--out", str(locked / "bundle"), unbounded)
     assert "Permission denied" in said
     assert str(locked) in said
