@@ -65,6 +65,7 @@ class FidelityProbe(Probe):
     """
 
     name: ClassVar[str] = "fidelity"
+    in_environment: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -83,10 +84,6 @@ class FidelityProbe(Probe):
         self.horizon = horizon
         self.windows = windows
         self.seed = seed
-
-    def check_data(self, data: EpisodeDataModule) -> None:
-        """Raise ``ValueError`` for data without an environment."""
-        environment_factory(data)
 
     def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:
         """See the class; draws ``fidelity.png``."""

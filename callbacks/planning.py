@@ -32,6 +32,7 @@ class PlanningProbe(Probe):
     """
 
     name: ClassVar[str] = "planning"
+    in_environment: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -47,10 +48,6 @@ class PlanningProbe(Probe):
         self.offset = offset
         self.planner = planner
         self.seed = seed
-
-    def check_data(self, data: EpisodeDataModule) -> None:
-        """Raise ``ValueError`` for data without an environment."""
-        environment_factory(data)
 
     def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:
         """See the class; the tasks are the same every time."""

@@ -12,6 +12,7 @@ import lightning as L
 from jepakit.callbacks.folder import run_folder
 from jepakit.callbacks.media import log_media
 from jepakit.datamodules.base import EpisodeDataModule
+from jepakit.datamodules.tasks import environment_factory
 from jepakit.planning.evaluation.files import write_json
 from jepakit.results import read_probe
 from jepakit.zoo.base import WorldModel
@@ -30,6 +31,7 @@ class Probe(L.Callback):
     """
 
     name: ClassVar[str]
+    in_environment: ClassVar[bool] = False  # whether it needs the one that belongs to the data
 
     def __init__(self, every_n_epochs: int = 0) -> None:
         self.require(least=0, every_n_epochs=every_n_epochs)
@@ -46,7 +48,9 @@ class Probe(L.Callback):
         """Raise ``ValueError`` for a model that cannot be probed; any can, unless a probe says otherwise."""
 
     def check_data(self, data: EpisodeDataModule) -> None:
-        """Raise ``ValueError`` for data, set up or not, that the probe cannot use; likewise."""
+        """Raise ``ValueError`` for data, set up or not, that the probe cannot use."""
+        if self.in_environment:
+            environment_factory(data)
 
     @abstractmethod
     def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:

@@ -40,6 +40,7 @@ class SurpriseProbe(Probe):
     """
 
     name: ClassVar[str] = "surprise"
+    in_environment: ClassVar[bool] = True
 
     def __init__(self, every_n_epochs: int = 0, clips: int = 64, after: int = 4, seed: int = 0) -> None:
         super().__init__(every_n_epochs)
@@ -47,10 +48,6 @@ class SurpriseProbe(Probe):
         self.clips = clips
         self.after = after
         self.seed = seed
-
-    def check_data(self, data: EpisodeDataModule) -> None:
-        """Raise ``ValueError`` for data without an environment."""
-        environment_factory(data)
 
     def measure(self, model: WorldModel, data: EpisodeDataModule, folder: Path) -> dict[str, float]:
         """See the class; draws ``surprise.png``."""

@@ -44,9 +44,8 @@ from jepakit.export.verify import (
     numerical_errors,
     planning_errors,
 )
-from jepakit.planning.backend import Frames, PlannerSpec, Scores
+from jepakit.planning.backend import PlannerSpec
 from jepakit.planning.settings import PlannerConfig
-from jepakit.planning.solver import Array
 from jepakit.zoo.base import WorldModel
 from jepakit.zoo.config import plain_config
 from jepakit.zoo.controller.model import ControllerModel
@@ -99,7 +98,7 @@ def export_bundle(
     pure = model if isinstance(model, WorldModel) else model.model
     reference = _reference(pure, readout, controller, distance)
     spec = replace(reference.spec, horizon=horizon)
-    _check_planner(planner, spec)
+    _check_planner(planner, reference, horizon)
     if queries is not None:
         queries.check(spec)
         if precision != "fp32" and len(queries.frames) < spec.history:
@@ -290,34 +289,17 @@ def _check_settings(precision: str, opset: int, queries: Queries | None) -> None
         )
 
 
-def _check_planner(planner: PlannerConfig | None, spec: PlannerSpec) -> None:
+def _check_planner(planner: PlannerConfig | None, reference: TorchBackend, horizon: int) -> None:
     if planner is None:
         return
-    assert spec.horizon is not None
-    if planner.mpc.horizon > spec.horizon:
+    if planner.mpc.horizon > horizon:
         raise ValueError(
-            f"horizon: found {spec.horizon}, expected at least the planner's mpc.horizon, {planner.mpc.horizon}"
+            f"horizon: found {horizon}, expected at least the planner's mpc.horizon, {planner.mpc.horizon}"
         )
     if planner.solver == "gradient":
         raise ValueError("planner.solver: found 'gradient', which needs PyTorch; choose another for the bundle")
-    if (planner.proposals or planner.solver == "controller") and not spec.proposals:
+    if (planner.proposals or planner.solver == "controller") and not reference.spec.proposals:
         raise ValueError(
             "planner: found settings that ask a controller, expected one in the bundle; export it with one"
         )
-    planner.policy(_Stub(spec))  # what a robot would be refused with
-
-
-class _Stub:
-    """A backend that knows what it could be asked, and answers nothing."""
-
-    def __init__(self, spec: PlannerSpec) -> None:
-        self.spec = spec
-
-    def encode(self, frames: Frames, proprio: Array | None = None) -> Array:
-        raise NotImplementedError
-
-    def score(self, history: Array, past_actions: Array, candidates: Array, goal: Array) -> Scores:
-        raise NotImplementedError
-
-    def propose(self, latents: Array, goal: Array, offset: Array) -> Array:
-        raise NotImplementedError
+    planner.policy(reference)  # what a robot would be refused with

@@ -118,6 +118,12 @@ def with_packaged_configs(arguments: Sequence[str]) -> list[str]:
     return resolved
 
 
+def log_into(folder: Path) -> list[str]:
+    """Return flags that make ``folder`` itself a run's, without a number behind it."""
+    settings = {"save_dir": folder.parent, "name": folder.name, "version": ""}
+    return [f"--trainer.logger.init_args.{key}={value}" for key, value in settings.items()]
+
+
 def _load(command: _Command) -> Callable[[list[str]], int]:
     module, _, function = command.target.partition(":")
     target: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)

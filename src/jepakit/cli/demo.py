@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jepakit.cli import with_packaged_configs
+from jepakit.cli import log_into, with_packaged_configs
 from jepakit.cli.app import run_application
 from jepakit.planning.evaluation.files import write_json
 from jepakit.report import write_report
@@ -33,11 +33,9 @@ def run(arguments: list[str]) -> int:
 
 def demo(config: list[str], out: Path) -> dict[str, Any]:
     """Collect, train, evaluate and report into ``out``; returns what ``out/summary.json`` holds."""
-    to_folder = {"save_dir": out.parent, "name": out.name, "version": ""}
-    logger = [f"--trainer.logger.init_args.{name}={value}" for name, value in to_folder.items()]
     weights = os.path.join(os.curdir, out, "weights")  # "name/weights" alone could be a Hub id
     started = time.perf_counter()
-    trained = run_application(["fit", *config, *logger])
+    trained = run_application(["fit", *config, *log_into(out)])
     data_seconds = trained.datamodule.prepare_seconds
     fitted = time.perf_counter()
     run_application(["evaluate", *config, "--weights", weights, "--out", str(out / "evaluation")])

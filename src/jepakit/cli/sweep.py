@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jepakit.cli import log_into
 from jepakit.planning.evaluation.files import write_json
 from jepakit.results import read_evaluation, read_training
 from jepakit.workers import each_result
@@ -46,9 +47,7 @@ class Point:
         flags = [f"--{key}={value}" for key, value in self.settings]
         if self.command[0] == "evaluate":
             return [*self.command, *flags, f"--out={self.folder}"]
-        logger = {"save_dir": self.folder.parent, "name": self.folder.name, "version": ""}
-        flags += [f"--trainer.logger.init_args.{key}={value}" for key, value in logger.items()]
-        return [*self.command, *flags, "--ckpt_path=last"]
+        return [*self.command, *flags, *log_into(self.folder), "--ckpt_path=last"]
 
     def result(self) -> dict[str, Any] | None:
         """What the command left, ``None`` if it did not get there."""
